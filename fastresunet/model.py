@@ -1,0 +1,110 @@
+"""FastResUNetPP: ResUNet++ with the published parameters and numbers, computed by fused operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastresunet.blocks import ASPP, DecoderBlock, ResidualBlock, StemBlock
+from fastresunet.feature_map import FeatureMap
+from fastresunet.ops import Source, conv
+from fastresunet.reference import ResUNetPP
+
+_SIZE_MULTIPLE = 8  # three halvings
+
+
+class FastResUNetPP(ResUNetPP):
+    """ResUNet++ (Jha et al. 2019, arXiv:1911.07067), a drop-in for the published PyTorch model: logits out, no sigmoid.
+
+    Parameters, buffers, their names and order are those of ``ResUNetPP``; checkpoints load both ways.
+
+    Args:
+        in_channels: channels of the image.
+        num_classes: channels of the logits; 1 for a binary mask.
+        filters: channels of the stem, the three encoder blocks and the bridge.
+        se_reduction: reduction of every squeeze-and-excitation.
+        aspp_rates: dilation of each branch of the two ASPP modules.
+        backend: what computes the fused operations; ``"auto"`` chooses the fastest available one, at present always
+            ``"torch"``, plain PyTorch.
+
+    Raises:
+        RuntimeError: the backend is not available.
+        TypeError: an argument is no integer, or no sequence of integers.
+        ValueError: an argument is out of range; the message names it.
+    """
+
+    stem_class = StemBlock
+    residual_class = ResidualBlock
+    aspp_class = ASPP
+    decoder_class = DecoderBlock
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        num_classes: int = 1,
+        filters: Sequence[int] = (16, 32, 64, 128, 256),
+        se_reduction: int = 8,
+        aspp_rates: Sequence[int] = (1, 6, 12, 18),
+        backend: Literal["auto", "triton", "torch"] = "auto",
+    ) -> None:
+        _check_backend(backend)
+        super().__init__(in_channels, num_classes, filters, se_reduction, aspp_rates)
+        self.backend = backend
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits for images of any size from 8 x 8 on.
+
+        Sizes that are no multiple of 8 are padded on the right and at the bottom by repeating the last column and row, and
+        the logits are cropped back.
+
+        Args:
+            x: images (N, in_channels, H, W) in the parameters' dtype (any floating dtype under autocast).
+
+        Returns:
+            Logits (N, num_classes, H, W).
+
+        Raises:
+            TypeError: ``x`` is no floating-point tensor of the parameters' dtype.
+            ValueError: shape or device of ``x`` do not fit.
+        """
+        self._check_image(x)
+        height, width = x.shape[2:]
+        bottom, right = -height % _SIZE_MULTIPLE, -width % _SIZE_MULTIPLE
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+        c1 = self.c1(FeatureMap(x))
+        c2 = self.c2(c1)
+        c3 = self.c3(c2)
+        c4 = self.c4(c3)
+        bridge = self.b1(c4)
+        d1 = self.d1(c3, bridge)
+        d2 = self.d2(c2, d1)
+        d3 = self.d3(c1, d2)
+        features = self.aspp(d3)
+        logits = conv([Source(features.data)], self.output.weight, self.output.bias, statistics=False).data
+        return logits[:, :, :height, :width].contiguous()
+
+    def _check_image(self, x: Tensor) -> None:
+        expected = f"a floating-point tensor (N, {self.in_channels}, H, W) with H and W of at least {_SIZE_MULTIPLE}"
+        if not isinstance(x, Tensor):
+            raise TypeError(f"the image must be {expected}, got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise TypeError(f"the image must be {expected}, got dtype {x.dtype}; convert it, e.g. x.float() / 255")
+        if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < _SIZE_MULTIPLE or x.shape[0] < 1:
+            raise ValueError(f"the image must be {expected}, got shape {tuple(x.shape)}")
+        weight = self.output.weight
+        if x.device != weight.device:
+            raise ValueError(f"the image is on {x.device}, the model on {weight.device}: move one of them with .to(device)")
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(f"the image is {x.dtype}, the model {weight.dtype}: convert one of them with .to(dtype)")
+
+
+def _check_backend(backend: str) -> None:
+    if backend == "triton":
+        raise RuntimeError('backend="triton" is not available yet in this version; use backend="auto" or "torch"')
+    if backend not in ("auto", "torch"):
+        raise ValueError(f'backend must be "auto", "triton" or "torch", got {backend!r}')

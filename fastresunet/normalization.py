@@ -1,0 +1,186 @@
+"""BatchNorm as arithmetic on small vectors: no pass over an image is made to normalise it.
+
+With u the raw features of sample n, channel c, g their gate, and mean, M2 their statistics over the P pixels,
+
+    mu  = mean_n(g mean)                                     batch mean
+    var = mean_n(g^2 M2 / P) + mean_n((g mean - mu)^2)       batch variance, merged by Chan's formula
+    gamma (g u - mu) / sqrt(var + eps) + beta = (u - mean) scale + shift
+    scale = gamma g / sqrt(var + eps),   shift = beta + gamma (g mean - mu) / sqrt(var + eps)
+
+Scale and shift are what the next convolution applies while it reads; the gradient of BatchNorm follows from
+differentiating these vectors. Nearest upsampling leaves mean and variance as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from fastresunet.distributed import is_synchronized, merge_over_processes
+from fastresunet.feature_map import FeatureMap
+from fastresunet.ops import Branch, Source, conv, conv_norm_sum
+
+Norm: TypeAlias = nn.BatchNorm2d | nn.SyncBatchNorm
+
+
+def uses_batch_statistics(norm: Norm) -> bool:
+    """Return whether ``norm`` normalises with the batch's own statistics, as it does in training mode."""
+    return norm.training or norm.running_mean is None
+
+
+def normalized_sources(
+    norm: Norm, maps: Sequence[FeatureMap], upsample: Sequence[bool], relu: bool = True
+) -> list[Source]:
+    """Return sources that read the concatenation of ``maps`` through BatchNorm and ReLU; updates running statistics.
+
+    Args:
+        norm: over the channels of all maps together.
+        maps: feature maps of equal size once upsampled.
+        upsample: for each map, whether it is read at twice its resolution.
+        relu: apply the ReLU after the normalisation.
+
+    Raises:
+        ValueError: there is one value per channel only, in training mode.
+    """
+    if uses_batch_statistics(norm):
+        maps = [x.with_statistics() for x in maps]
+        affine = _batch_affine(norm, maps, upsample)
+    else:
+        affine = _running_affine(norm, maps)
+    sections = affine.split([x.channels for x in maps], dim=2)
+    return [
+        Source(x.data, section.contiguous(), relu, up) for x, section, up in zip(maps, sections, upsample, strict=True)
+    ]
+
+
+def gated_sources(maps: Sequence[FeatureMap], upsample: Sequence[bool]) -> list[Source]:
+    """Return sources that read the concatenation of ``maps`` as they are, gates applied."""
+    return [Source(x.data, _gate_affine(x.gate), False, up) for x, up in zip(maps, upsample, strict=True)]
+
+
+def normalized_sum(
+    maps: Sequence[FeatureMap],
+    upsample: Sequence[bool],
+    branches: Sequence[tuple[nn.Conv2d, Norm]],
+    stride: int = 1,
+) -> Tensor:
+    """Return the sum of ``norm(convolution(maps))`` over branches; updates running statistics.
+
+    Branches whose statistics are shared between processes, or that mix batch and running statistics, are computed one by
+    one and kept for the backward pass; otherwise they are recomputed there.
+    """
+    sources = gated_sources(maps, upsample)
+    norms = [norm for _, norm in branches]
+    from_batch = uses_batch_statistics(norms[0])
+    if any(is_synchronized(norm) or uses_batch_statistics(norm) != from_batch for norm in norms):
+        return torch.stack([_separate_branch(sources, *branch, stride) for branch in branches]).sum(dim=0)
+    total, mean, variance = conv_norm_sum(sources, [_branch(*branch) for branch in branches], stride=stride)
+    if from_batch:
+        count = total.numel() // total.shape[1]
+        for k, norm in enumerate(norms):
+            _check_count(count)
+            _update_running_statistics(norm, mean[k], variance[k], count)
+    return total
+
+
+def _batch_affine(norm: Norm, maps: Sequence[FeatureMap], upsample: Sequence[bool]) -> Tensor:
+    means, variances = [], []
+    for x in maps:
+        assert x.mean is not None
+        assert x.m2 is not None
+        means.append(x.mean)
+        variances.append(x.m2 / (x.data.shape[2] * x.data.shape[3]))
+    mean, variance, gate = torch.cat(means, dim=1), torch.cat(variances, dim=1), _gates(maps, means[0])
+    center = mean.detach()
+    if gate is not None:
+        mean, variance = mean * gate, variance * gate.square()
+    mu = mean.mean(dim=0)
+    var = variance.mean(dim=0) + (mean - mu).square().mean(dim=0)
+    pixels = maps[0].data.shape[2] * maps[0].data.shape[3] * (4 if upsample[0] else 1)
+    count: int | Tensor = maps[0].data.shape[0] * pixels
+    if is_synchronized(norm):
+        mu, var, count = merge_over_processes(norm, mu, var, count)
+    else:
+        _check_count(count)
+    _update_running_statistics(norm, mu, var, count)
+    return _affine(norm, mu, var, center, gate)
+
+
+def _running_affine(norm: Norm, maps: Sequence[FeatureMap]) -> Tensor:
+    dtype = torch.promote_types(maps[0].data.dtype, torch.float32)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    mu, var = norm.running_mean.to(dtype), norm.running_var.to(dtype)
+    center = mu.new_zeros(maps[0].data.shape[0], mu.shape[0])
+    return _affine(norm, mu, var, center, _gates(maps, center))
+
+
+def _affine(norm: Norm, mu: Tensor, var: Tensor, center: Tensor, gate: Tensor | None) -> Tensor:
+    """Return centre, scale and shift (3, N, C). The result does not depend on the centre, so it carries no gradient."""
+    slope = norm.weight.to(mu.dtype) * torch.rsqrt(var + norm.eps)
+    scaled_center = center if gate is None else center * gate
+    scale = slope.expand_as(center) if gate is None else slope * gate
+    return torch.stack([center, scale, norm.bias.to(mu.dtype) + (scaled_center - mu) * slope])
+
+
+def _gates(maps: Sequence[FeatureMap], like: Tensor) -> Tensor | None:
+    """Return the gates of all channels (N, C), or ``None`` if no map has one."""
+    if all(x.gate is None for x in maps):
+        return None
+    samples = maps[0].data.shape[0]
+    return torch.cat([like.new_ones(samples, x.channels) if x.gate is None else x.gate for x in maps], dim=1)
+
+
+def _gate_affine(gate: Tensor | None) -> Tensor | None:
+    if gate is None:
+        return None
+    zeros = torch.zeros_like(gate)
+    return torch.stack([zeros, gate, zeros])
+
+
+def _branch(convolution: nn.Conv2d, norm: Norm) -> Branch:
+    assert convolution.bias is not None
+    running = not uses_batch_statistics(norm)
+    return Branch(
+        convolution.weight,
+        convolution.bias,
+        convolution.dilation[0],
+        norm.weight,
+        norm.bias,
+        norm.eps,
+        norm.running_mean if running else None,
+        norm.running_var if running else None,
+    )
+
+
+def _separate_branch(sources: Sequence[Source], convolution: nn.Conv2d, norm: Norm, stride: int) -> Tensor:
+    result = conv(sources, convolution.weight, convolution.bias, stride=stride, dilation=convolution.dilation[0])
+    (source,) = normalized_sources(norm, [FeatureMap(*result)], [False], relu=False)
+    assert source.affine is not None
+    center, scale, shift = source.affine[:, :, :, None, None]
+    return ((source.data - center) * scale + shift).to(source.data.dtype)
+
+
+def _check_count(count: int) -> None:
+    if count == 1:
+        raise ValueError(
+            "training needs more than one value per channel, but a feature map of a single pixel in a batch of one was "
+            "given: use a larger image or batch, or .eval()"
+        )
+
+
+@torch.no_grad()
+def _update_running_statistics(norm: Norm, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
+    """Move the running statistics towards the batch's, the variance unbiased, as ``nn.BatchNorm2d`` does."""
+    if not norm.training or norm.running_mean is None or norm.running_var is None:
+        return
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    dtype = norm.running_mean.dtype
+    factor = 1 / norm.num_batches_tracked.to(dtype) if norm.momentum is None else norm.momentum
+    unbiased = variance * (count / (count - 1))
+    norm.running_mean.mul_(1 - factor).add_(mean.to(dtype) * factor)
+    norm.running_var.mul_(1 - factor).add_(unbiased.to(dtype) * factor)

@@ -1,0 +1,69 @@
+"""Argument checks of the fused operations: every message names what was given and what is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastresunet.ops.source import Source
+
+
+def check_sources(sources: Sequence[Source], weight: Tensor, stride: int, dilation: int) -> None:
+    """Raise unless ``sources`` can be concatenated along channels and convolved with ``weight``."""
+    if not sources:
+        raise ValueError("a convolution needs at least one source, got none")
+    first = sources[0]
+    for position, source in enumerate(sources):
+        name, data, affine = f"sources[{position}]", source.data, source.affine
+        if data.ndim != 4:
+            raise ValueError(f"{name}.data must have shape (N, C, H, W), got {tuple(data.shape)}")
+        if not data.is_floating_point():
+            raise TypeError(f"{name}.data must be floating point, got {data.dtype}")
+        if (data.shape[0], source.height, source.width) != (first.data.shape[0], first.height, first.width):
+            raise ValueError(
+                f"{name} is read as {data.shape[0]} x {source.height} x {source.width} (samples, rows, columns), "
+                f"expected {first.data.shape[0]} x {first.height} x {first.width} as sources[0]"
+            )
+        if affine is not None and affine.shape != (3, *data.shape[:2]):
+            raise ValueError(f"{name}.affine must have shape {(3, *data.shape[:2])}, got {tuple(affine.shape)}")
+        if source.upsample and (stride, dilation) != (1, 1):
+            raise ValueError(f"{name} is upsampled: stride and dilation must be 1, got {stride} and {dilation}")
+        if data.device != weight.device:
+            raise ValueError(f"{name}.data is on {data.device}, the weight on {weight.device}; move them to one device")
+    channels = sum(source.data.shape[1] for source in sources)
+    if weight.ndim != 4 or weight.shape[1] != channels or tuple(weight.shape[2:]) not in ((1, 1), (3, 3)):
+        raise ValueError(f"weight must have shape (C, {channels}, 1, 1) or (C, {channels}, 3, 3), got {tuple(weight.shape)}")
+    if stride not in (1, 2):
+        raise ValueError(f"stride must be 1 or 2, got {stride}")
+    if dilation < 1:
+        raise ValueError(f"dilation must be at least 1, got {dilation}")
+
+
+def check_convolution(
+    sources: Sequence[Source],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    dilation: int,
+    residual: Tensor | None,
+    gate: Tensor | None,
+    gate_scale: Tensor | None,
+    pool: bool,
+) -> None:
+    """Raise a ``ValueError`` or ``TypeError`` for the first argument of ``conv`` that does not fit."""
+    check_sources(sources, weight, stride, dilation)
+    channels, source = weight.shape[0], sources[0]
+    samples, height, width = source.data.shape[0], (source.height - 1) // stride + 1, (source.width - 1) // stride + 1
+    if bias is not None and bias.shape != (channels,):
+        raise ValueError(f"bias must have shape {(channels,)}, got {tuple(bias.shape)}")
+    for name, image in (("residual", residual), ("gate", gate)):
+        if image is not None and image.shape != (samples, channels, height, width):
+            raise ValueError(f"{name} must have shape {(samples, channels, height, width)}, got {tuple(image.shape)}")
+    if gate_scale is not None and (gate is None or gate_scale.shape != (samples, channels)):
+        expected = "None without a gate" if gate is None else f"of shape {(samples, channels)}"
+        raise ValueError(f"gate_scale must be {expected}, got shape {tuple(gate_scale.shape)}")
+    if pool and (residual is not None or gate is not None):
+        raise ValueError("pool cannot be combined with residual or gate")
+    if pool and (height < 2 or width < 2):
+        raise ValueError(f"pool needs at least 2 x 2 pixels, got {height} x {width}")

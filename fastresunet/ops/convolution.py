@@ -1,0 +1,238 @@
+"""The one heavy operation: BatchNorm, ReLU, upsampling and concatenation while reading, convolution, fused write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastresunet.ops.checks import check_convolution
+from fastresunet.ops.layout import empty_image
+from fastresunet.ops.library import LIBRARY, operand_dtype, register
+from fastresunet.ops.source import Source, accumulation_dtype, flatten
+from fastresunet.ops.torch_backend import conv as torch_backend
+
+
+class ConvOutput(NamedTuple):
+    """Result of ``conv``: ``data`` (N, C, H, W) and, where asked for, its per-sample statistics ``mean``, ``m2`` (N, C)."""
+
+    data: Tensor
+    mean: Tensor | None
+    m2: Tensor | None
+
+
+def conv(
+    sources: Sequence[Source],
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    residual: Tensor | None = None,
+    gate: Tensor | None = None,
+    gate_scale: Tensor | None = None,
+    pool: bool = False,
+    statistics: bool = True,
+) -> ConvOutput:
+    """Convolve sources, concatenated along channels, with zero "same" padding, and finish the result as it is written.
+
+    Every source is read through its affine, ReLU and upsampling; nothing of that is stored. The backward pass recomputes
+    what was read, so that the only image kept per call is the raw output, shared with its consumers.
+
+    Args:
+        sources: what is read; equal sample counts and equal sizes as seen through ``upsample``.
+        weight: (C_out, sum of source channels, k, k) with k = 1 or 3.
+        bias: (C_out,).
+        stride: 1 or 2; sources with ``upsample`` need 1.
+        dilation: spacing of the taps in pixels; sources with ``upsample`` need 1.
+        residual: added to the result, shape of the convolution's output.
+        gate: multiplied with the result, shape of the convolution's output (attention gating).
+        gate_scale: (N, C_out), multiplied with ``gate`` first.
+        pool: write the 2x2 maximum; an odd last row or column is dropped.
+        statistics: also return mean and M2 of what was written, differentiable.
+
+    Returns:
+        The data, channels-last, in the dtype of the operands (autocast's where it is on); its mean and M2 or ``None``.
+
+    Raises:
+        TypeError: dtypes do not fit.
+        ValueError: shapes, devices or options do not fit; the message names what was given and what is expected.
+    """
+    dtype = operand_dtype(weight if weight.dtype == torch.float64 else sources[0].data)
+    weight = weight.to(dtype)
+    check_convolution(sources, weight, bias, stride, dilation, residual, gate, gate_scale, pool)
+    data, affine, relu, upsample = flatten(sources, dtype)
+    output, mean, m2, _ = _conv(
+        data,
+        affine,
+        relu,
+        upsample,
+        weight,
+        None if bias is None else bias.to(dtype),
+        stride,
+        dilation,
+        None if residual is None else residual.to(dtype),
+        None if gate is None else gate.to(dtype),
+        gate_scale,
+        pool,
+        statistics,
+    )
+    return ConvOutput(output, mean, m2) if statistics else ConvOutput(output, None, None)
+
+
+_SOURCES = "Tensor[] data, Tensor[] affine, bool[] relu, bool[] upsample"
+
+
+def convolution_size(size: int, upsample: bool, stride: int) -> int:
+    """Return the rows or columns of a "same" convolution's output."""
+    return ((2 * size if upsample else size) - 1) // stride + 1
+
+
+def _conv_shapes(
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    dilation: int,
+    residual: Tensor | None,
+    gate: Tensor | None,
+    gate_scale: Tensor | None,
+    pool: bool,
+    statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    height, width = (convolution_size(size, upsample[0], stride) for size in data[0].shape[2:])
+    channels = weight.shape[0]
+    if pool:
+        height, width = height // 2, width // 2
+    output = empty_image(data[0], channels, height, width)
+    kept = weight.new_empty(0)
+    if pool:
+        kept = empty_image(data[0].to(torch.uint8), channels, height, width)
+    elif gate is not None:
+        kept = torch.empty_like(output)
+    vector = (data[0].shape[0], channels) if statistics else (0,)
+    dtype = accumulation_dtype(weight.dtype) if statistics else weight.dtype
+    return output, weight.new_empty(vector, dtype=dtype), weight.new_empty(vector, dtype=dtype), kept
+
+
+_conv = register(
+    f"conv({_SOURCES}, Tensor weight, Tensor? bias, int stride, int dilation, Tensor? residual, Tensor? gate, "
+    "Tensor? gate_scale, bool pool, bool statistics) -> (Tensor output, Tensor mean, Tensor m2, Tensor kept)",
+    torch_backend.conv,
+    _conv_shapes,
+)
+
+
+def _conv_backward_shapes(
+    grad: Tensor,
+    grad_mean: Tensor | None,
+    grad_m2: Tensor | None,
+    output: Tensor,
+    mean: Tensor,
+    kept: Tensor,
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: Tensor,
+    stride: int,
+    dilation: int,
+    gate: Tensor | None,
+    gate_scale: Tensor | None,
+    pool: bool,
+    needs_sources: bool,
+    needs_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor]:
+    layout = torch.channels_last
+    return (
+        weight.new_empty(0) if grad_mean is None else torch.empty_like(grad, memory_format=layout),
+        weight.new_empty(0) if gate is None else torch.empty_like(gate, memory_format=layout),
+        weight.new_empty(0) if gate_scale is None else gate_scale.new_empty(gate_scale.shape),
+        [torch.empty_like(x, memory_format=layout) if needs_sources else weight.new_empty(0) for x in data],
+        [v.new_empty(v.shape) if needs_sources else weight.new_empty(0) for v in affine],
+        weight.new_empty(weight.shape) if needs_weight else weight.new_empty(0),
+        weight.new_empty(weight.shape[0]) if needs_weight else weight.new_empty(0),
+    )
+
+
+_conv_backward = register(
+    "conv_backward(Tensor grad, Tensor? grad_mean, Tensor? grad_m2, Tensor output, Tensor mean, Tensor kept, "
+    f"{_SOURCES}, Tensor weight, int stride, int dilation, Tensor? gate, Tensor? gate_scale, bool pool, "
+    "bool needs_sources, bool needs_weight) -> (Tensor residual, Tensor gate, Tensor gate_scale, Tensor[] data, "
+    "Tensor[] affine, Tensor weight, Tensor bias)",
+    torch_backend.conv_backward,
+    _conv_backward_shapes,
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    data, affine, relu, upsample, weight, bias, stride, dilation, residual, gate, gate_scale, pool, statistics = inputs
+    written, mean, _, kept = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(kept)
+    if not statistics:
+        written = mean = weight.new_empty(0)
+    ctx.save_for_backward(*data, *affine, weight, gate, gate_scale, written, mean, kept)
+    ctx.source_count = len(data)
+    ctx.options = (relu, upsample, stride, dilation, pool)
+    ctx.has_bias, ctx.has_residual = bias is not None, residual is not None
+    ctx.output_shape = output[0].shape
+
+
+def _backward(
+    ctx: Any, grad: Tensor | None, grad_mean: Tensor | None, grad_m2: Tensor | None, _: Tensor | None
+) -> tuple[Any, ...]:
+    saved, count = ctx.saved_tensors, ctx.source_count
+    data, affine = list(saved[:count]), list(saved[count : 2 * count])
+    weight, gate, gate_scale, written, mean, kept = saved[2 * count :]
+    relu, upsample, stride, dilation, pool = ctx.options
+    if grad is None:
+        grad = weight.new_zeros(ctx.output_shape)
+    if (grad_mean is None) != (grad_m2 is None):
+        grad_mean = torch.zeros_like(mean) if grad_mean is None else grad_mean
+        grad_m2 = torch.zeros_like(mean) if grad_m2 is None else grad_m2
+    needs = ctx.needs_input_grad
+    needs_sources = any(needs[0]) or any(needs[1])
+    grad_residual, grad_gate, grad_gate_scale, grad_data, grad_affine, grad_weight, grad_bias = _conv_backward(
+        grad,
+        grad_mean,
+        grad_m2,
+        written,
+        mean,
+        kept,
+        data,
+        affine,
+        relu,
+        upsample,
+        weight,
+        stride,
+        dilation,
+        gate,
+        gate_scale,
+        pool,
+        needs_sources,
+        needs[4] or needs[5],
+    )
+    return (
+        grad_data if needs_sources else [None] * count,
+        grad_affine if needs_sources else [None] * count,
+        None,
+        None,
+        grad_weight if needs[4] else None,
+        grad_bias if needs[5] else None,
+        None,
+        None,
+        (grad if grad_mean is None else grad_residual) if ctx.has_residual else None,
+        None if gate is None else grad_gate,
+        None if gate_scale is None else grad_gate_scale,
+        None,
+        None,
+    )
+
+
+torch.library.register_autograd("fastresunet::conv", _backward, setup_context=_setup_context, lib=LIBRARY)

@@ -1,0 +1,46 @@
+"""Registration of the fused operations with PyTorch: schema, implementation and shape function in one call."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import Library, register_fake
+
+LIBRARY = Library("fastresunet", "DEF")
+
+
+def register(schema: str, implementation: Callable[..., Any], shapes: Callable[..., Any]) -> Callable[..., Any]:
+    """Register an operation for every device and return it.
+
+    Args:
+        schema: PyTorch operator schema, ``name(arguments) -> results``.
+        implementation: computes the results; runs with autocast off, since the callers have cast the operands.
+        shapes: returns empty tensors of the results' shapes, dtypes and layouts (for ``torch.compile`` and export).
+
+    Returns:
+        The operation, as found under ``torch.ops.fastresunet``.
+    """
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+    @functools.wraps(implementation)
+    def without_autocast(*args: Any) -> Any:
+        with torch._C._DisableAutocast():
+            return implementation(*args)
+
+    LIBRARY.impl(name, without_autocast, "CompositeExplicitAutograd")
+    register_fake(f"fastresunet::{name}", shapes, lib=LIBRARY)
+    operation: Callable[..., Any] = getattr(torch.ops.fastresunet, name).default
+    return operation
+
+
+def operand_dtype(data: Tensor) -> torch.dtype:
+    """Return the dtype a convolution of ``data`` computes in: autocast's where it is on, that of ``data`` otherwise."""
+    device = data.device.type
+    if data.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return data.dtype

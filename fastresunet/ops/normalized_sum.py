@@ -1,0 +1,210 @@
+"""Convolutions each followed by BatchNorm, summed: the residual shortcut (one branch) and the ASPP (one for each rate)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastresunet.ops.checks import check_sources
+from fastresunet.ops.convolution import _SOURCES, convolution_size
+from fastresunet.ops.layout import empty_image
+from fastresunet.ops.library import LIBRARY, operand_dtype, register
+from fastresunet.ops.source import Source, accumulation_dtype, flatten
+from fastresunet.ops.torch_backend import conv_norm_sum as torch_backend
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One convolution and the BatchNorm after it.
+
+    Attributes:
+        weight: (C_out, C_in, k, k) with k = 1 or 3.
+        bias: (C_out,).
+        dilation: spacing of the taps in pixels.
+        gamma: BatchNorm weight (C_out,).
+        beta: BatchNorm bias (C_out,).
+        eps: added to the variance.
+        running_mean: (C_out,), used together with ``running_var`` in place of batch statistics if given.
+        running_var: (C_out,).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    dilation: int
+    gamma: Tensor
+    beta: Tensor
+    eps: float
+    running_mean: Tensor | None = None
+    running_var: Tensor | None = None
+
+
+def conv_norm_sum(
+    sources: Sequence[Source], branches: Sequence[Branch], *, stride: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``sum_k BatchNorm_k(conv_k(sources))``; no single branch is kept for the backward pass, it is recomputed.
+
+    Args:
+        sources: what every branch reads, concatenated along channels.
+        branches: convolutions with their normalisations; either all with batch or all with running statistics.
+        stride: 1 or 2, for all branches.
+
+    Returns:
+        The sum (N, C_out, H, W), channels-last; the mean and the biased variance (branches, C_out) each branch was
+        normalised with, not differentiable.
+
+    Raises:
+        TypeError: dtypes do not fit.
+        ValueError: shapes, devices or options do not fit.
+    """
+    first = branches[0]
+    dtype = operand_dtype(first.weight if first.weight.dtype == torch.float64 else sources[0].data)
+    for branch in branches:
+        check_sources(sources, branch.weight, stride, branch.dilation)
+    vectors = accumulation_dtype(dtype)
+    means = [branch.running_mean.to(vectors) for branch in branches if branch.running_mean is not None]
+    variances = [branch.running_var.to(vectors) for branch in branches if branch.running_var is not None]
+    if not len(means) == len(variances) in (0, len(branches)):
+        raise ValueError(
+            f"branches must all use batch statistics or all running statistics; {len(means)} of {len(branches)} have a "
+            f"running mean and {len(variances)} a running variance"
+        )
+    data, affine, relu, upsample = flatten(sources, dtype)
+    total, mean, variance = _conv_norm_sum(
+        data,
+        affine,
+        relu,
+        upsample,
+        [branch.weight.to(dtype) for branch in branches],
+        [branch.bias.to(dtype) for branch in branches],
+        stride,
+        [branch.dilation for branch in branches],
+        torch.stack([branch.gamma.to(vectors) for branch in branches]),
+        torch.stack([branch.beta.to(vectors) for branch in branches]),
+        [branch.eps for branch in branches],
+        torch.stack(means) if means else None,
+        torch.stack(variances) if variances else None,
+    )
+    return total, mean, variance
+
+
+def _shapes(
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: list[Tensor],
+    bias: list[Tensor],
+    stride: int,
+    dilation: list[int],
+    gamma: Tensor,
+    beta: Tensor,
+    eps: list[float],
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    height, width = (convolution_size(size, upsample[0], stride) for size in data[0].shape[2:])
+    total = empty_image(data[0], weight[0].shape[0], height, width)
+    return total, torch.empty_like(gamma), torch.empty_like(gamma)
+
+
+_conv_norm_sum = register(
+    f"conv_norm_sum({_SOURCES}, Tensor[] weight, Tensor[] bias, int stride, int[] dilation, Tensor gamma, Tensor beta, "
+    "float[] eps, Tensor? running_mean, Tensor? running_var) -> (Tensor total, Tensor mean, Tensor variance)",
+    torch_backend.conv_norm_sum,
+    _shapes,
+)
+
+
+def _backward_shapes(
+    grad: Tensor,
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: list[Tensor],
+    bias: list[Tensor],
+    stride: int,
+    dilation: list[int],
+    gamma: Tensor,
+    eps: list[float],
+    mean: Tensor,
+    variance: Tensor,
+    batch_statistics: bool,
+    needs_sources: bool,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
+    layout = torch.channels_last
+    return (
+        [torch.empty_like(x, memory_format=layout) if needs_sources else x.new_empty(0) for x in data],
+        [v.new_empty(v.shape) if needs_sources else v.new_empty(0) for v in affine],
+        [w.new_empty(w.shape) for w in weight],
+        [b.new_empty(b.shape) for b in bias],
+        torch.empty_like(gamma),
+        torch.empty_like(gamma),
+    )
+
+
+_conv_norm_sum_backward = register(
+    f"conv_norm_sum_backward(Tensor grad, {_SOURCES}, Tensor[] weight, Tensor[] bias, int stride, int[] dilation, "
+    "Tensor gamma, float[] eps, Tensor mean, Tensor variance, bool batch_statistics, bool needs_sources) -> "
+    "(Tensor[] data, Tensor[] affine, Tensor[] weight, Tensor[] bias, Tensor gamma, Tensor beta)",
+    torch_backend.conv_norm_sum_backward,
+    _backward_shapes,
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    data, affine, relu, upsample, weight, bias, stride, dilation, gamma, _, eps, running_mean, _ = inputs
+    _, mean, variance = output
+    ctx.mark_non_differentiable(mean, variance)
+    ctx.save_for_backward(*data, *affine, *weight, *bias, gamma, mean, variance)
+    ctx.counts = (len(data), len(weight))
+    ctx.options = (relu, upsample, stride, dilation, eps, running_mean is None)
+
+
+def _backward(ctx: Any, grad: Tensor, _mean: Tensor | None, _variance: Tensor | None) -> tuple[Any, ...]:
+    saved = list(ctx.saved_tensors)
+    sources, branches = ctx.counts
+    data, affine = saved[:sources], saved[sources : 2 * sources]
+    weight, bias = saved[2 * sources : 2 * sources + branches], saved[2 * sources + branches : -3]
+    gamma, mean, variance = saved[-3:]
+    relu, upsample, stride, dilation, eps, batch_statistics = ctx.options
+    needs_sources = any(ctx.needs_input_grad[0]) or any(ctx.needs_input_grad[1])
+    grad_data, grad_affine, grad_weight, grad_bias, grad_gamma, grad_beta = _conv_norm_sum_backward(
+        grad,
+        data,
+        affine,
+        relu,
+        upsample,
+        weight,
+        bias,
+        stride,
+        dilation,
+        gamma,
+        eps,
+        mean,
+        variance,
+        batch_statistics,
+        needs_sources,
+    )
+    return (
+        grad_data if needs_sources else [None] * sources,
+        grad_affine if needs_sources else [None] * sources,
+        None,
+        None,
+        grad_weight,
+        grad_bias,
+        None,
+        None,
+        grad_gamma,
+        grad_beta,
+        None,
+        None,
+        None,
+    )
+
+
+torch.library.register_autograd("fastresunet::conv_norm_sum", _backward, setup_context=_setup_context, lib=LIBRARY)

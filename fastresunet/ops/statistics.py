@@ -1,0 +1,63 @@
+"""Differentiable per-sample, per-channel statistics of a feature map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastresunet.ops.library import LIBRARY, register
+from fastresunet.ops.source import accumulation_dtype
+from fastresunet.ops.torch_backend import statistics as torch_backend
+
+
+def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and M2 = sum over pixels of (x - mean)^2 of every sample and channel.
+
+    Args:
+        x: features (N, C, H, W), floating point.
+
+    Returns:
+        Mean and M2, each (N, C), in float32 (float64 for float64 features).
+    """
+    mean, m2 = _channel_statistics(x.contiguous(memory_format=torch.channels_last))
+    return mean, m2
+
+
+def _vector_shapes(x: Tensor) -> tuple[Tensor, Tensor]:
+    shape, dtype = x.shape[:2], accumulation_dtype(x.dtype)
+    return x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=dtype)
+
+
+def _gradient_shape(grad_mean: Tensor, grad_m2: Tensor, x: Tensor, mean: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+def _gradient(grad_mean: Tensor, grad_m2: Tensor, x: Tensor, mean: Tensor) -> Tensor:
+    return torch_backend.statistics_gradient(grad_mean, grad_m2, x, mean).to(x.dtype)
+
+
+_channel_statistics = register(
+    "channel_statistics(Tensor x) -> (Tensor mean, Tensor m2)", torch_backend.channel_statistics, _vector_shapes
+)
+_channel_statistics_backward = register(
+    "channel_statistics_backward(Tensor grad_mean, Tensor grad_m2, Tensor x, Tensor mean) -> Tensor",
+    _gradient,
+    _gradient_shape,
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(inputs[0], output[0])
+
+
+def _backward(ctx: Any, grad_mean: Tensor, grad_m2: Tensor) -> Tensor:
+    x, mean = ctx.saved_tensors
+    gradient: Tensor = _channel_statistics_backward(grad_mean, grad_m2, x, mean)
+    return gradient
+
+
+torch.library.register_autograd(
+    "fastresunet::channel_statistics", _backward, setup_context=_setup_context, lib=LIBRARY
+)

@@ -1,0 +1,108 @@
+"""The fused convolution: read sources, convolve, finish the write; and its gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastresunet.ops.layout import as_image, channels_last, sum_pixels
+from fastresunet.ops.torch_backend.pooling import max_pool, max_pool_backward
+from fastresunet.ops.torch_backend.read import read, read_backward
+from fastresunet.ops.torch_backend.statistics import channel_statistics, statistics_gradient
+from fastresunet.ops.torch_backend.taps import convolve_backward, convolve_sources
+
+
+def conv(
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    dilation: int,
+    residual: Tensor | None,
+    gate: Tensor | None,
+    gate_scale: Tensor | None,
+    pool: bool,
+    statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return output, mean, M2 and what the write keeps for backward (pool positions, or the output before the gate)."""
+    activated = [read(*source, weight.dtype) for source in zip(data, affine, relu, strict=True)]
+    output = convolve_sources(activated, weight, bias, stride, dilation, upsample)
+    kept = weight.new_empty(0)
+    if residual is not None:
+        output += residual
+    if gate is not None:
+        kept = output
+        output = channels_last((output * _scaled(gate, gate_scale)).to(output.dtype))
+    if pool:
+        output, kept = max_pool(output)
+    if statistics:
+        mean, m2 = channel_statistics(output)
+    else:
+        mean, m2 = weight.new_empty(0), weight.new_empty(0)
+    return output, mean, m2, kept
+
+
+def conv_backward(
+    grad: Tensor,
+    grad_mean: Tensor | None,
+    grad_m2: Tensor | None,
+    output: Tensor,
+    mean: Tensor,
+    kept: Tensor,
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: Tensor,
+    stride: int,
+    dilation: int,
+    gate: Tensor | None,
+    gate_scale: Tensor | None,
+    pool: bool,
+    needs_sources: bool,
+    needs_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor]:
+    """Return the gradients of residual, gate, gate scale, data and affine of each source, weight and bias.
+
+    The gradient of the residual is empty where it is ``grad`` itself, and a gradient that is not needed is empty.
+    """
+    grad_residual, grad_gate, grad_gate_scale = (weight.new_empty(0) for _ in range(3))
+    grad = channels_last(grad)
+    if grad_mean is not None and grad_m2 is not None:
+        grad = statistics_gradient(grad_mean, grad_m2, output, mean).add_(grad).to(grad.dtype)
+        grad_residual = grad
+    if gate is not None:
+        grad_scaled = grad * kept
+        if gate_scale is not None:
+            grad_gate_scale = sum_pixels(grad_scaled * gate.to(gate_scale.dtype))
+            grad_scaled = (grad_scaled * as_image(gate_scale)).to(gate.dtype)
+        grad_gate = grad_scaled
+        grad = (grad * _scaled(gate, gate_scale)).to(grad.dtype)
+    if pool:
+        zoom = 2 if upsample[0] else 1
+        height, width = ((zoom * size - 1) // stride + 1 for size in data[0].shape[2:])
+        grad = max_pool_backward(grad, kept, height, width)
+
+    grad_bias = sum_pixels(grad).sum(dim=0).to(weight.dtype) if needs_weight else weight.new_empty(0)
+    grad_data, grad_affine, grad_weights = [], [], []
+    sections = weight.split([x.shape[1] for x in data], dim=1)
+    for x, vectors, positive, up, section in zip(data, affine, relu, upsample, sections, strict=True):
+        h = read(x, vectors, positive, weight.dtype)
+        needs = (needs_sources, needs_weight)
+        grad_h, grad_section = convolve_backward(grad, h, section, stride, dilation, up, needs)
+        grad_weights.append(grad_section)
+        if needs_sources:
+            grad_x, grad_vectors = read_backward(grad_h, x, vectors, positive, h)
+        else:
+            grad_x, grad_vectors = weight.new_empty(0), weight.new_empty(0)
+        grad_data.append(grad_x)
+        grad_affine.append(grad_vectors)
+    grad_weight = torch.cat(grad_weights, dim=1) if needs_weight else weight.new_empty(0)
+    return grad_residual, grad_gate, grad_gate_scale, grad_data, grad_affine, grad_weight, grad_bias
+
+
+def _scaled(gate: Tensor, gate_scale: Tensor | None) -> Tensor:
+    return gate if gate_scale is None else gate * as_image(gate_scale)

@@ -1,0 +1,50 @@
+"""Reading a source: affine and ReLU, recomputed in the backward pass instead of kept."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastresunet.ops.layout import as_image, channels_last, sum_pixels
+
+
+def read(data: Tensor, affine: Tensor, relu: bool, dtype: torch.dtype) -> Tensor:
+    """Return ``relu((data - center) * scale + shift)`` in ``dtype``; an empty ``affine`` is the identity.
+
+    The centre is folded into the shift, as PyTorch's own BatchNorm does on the CPU: one pass over the image.
+    """
+    if affine.numel() == 0:
+        h = data.relu() if relu else data
+    else:
+        center, scale, shift = affine
+        h = torch.addcmul(as_image(shift - center * scale), data, as_image(scale))
+        if relu:
+            h.relu_()
+    return channels_last(h.to(dtype))
+
+
+def read_backward(
+    grad: Tensor, data: Tensor, affine: Tensor, relu: bool, activated: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of ``data`` and ``affine``.
+
+    With ``z`` the value before the ReLU and ``dz = grad * [z > 0]``: ``ddata = dz * scale``, ``dshift = sum dz``,
+    ``dscale = sum dz * (data - center)``, ``dcenter = -scale * dshift``.
+
+    Args:
+        grad: gradient of the activated values; overwritten.
+        data: raw features (N, C, H, W).
+        affine: (3, N, C), or empty for the identity.
+        relu: whether the ReLU was applied.
+        activated: result of ``read``.
+    """
+    if relu:
+        grad = torch.ops.aten.threshold_backward.grad_input(grad, activated, 0, grad_input=grad)
+    if affine.numel() == 0:
+        return grad.to(data.dtype), affine.new_empty(0)
+    center, scale, _ = affine
+    grad = grad.to(affine.dtype)
+    grad_shift = sum_pixels(grad)
+    grad_scale = sum_pixels((data - as_image(center)).mul_(grad))
+    grad_data = grad.mul_(as_image(scale)).to(data.dtype)
+    return grad_data, torch.stack([-scale * grad_shift, grad_scale, grad_shift])

@@ -1,0 +1,129 @@
+"""Convolution of one source, with nearest x2 upsampling turned into work on the small map.
+
+A 3x3 convolution of a map upsampled by 2 is four 2x2 convolutions of the small map, one for each parity of the output
+pixel. With taps t = -1, 0, 1 the output row 2i + p reads the upsampled row 2i + p + t, which is the small row
+floor((2i + p + t) / 2): for p = 0 the rows i - 1, i, i; for p = 1 the rows i, i, i + 1. Taps that meet in one row are summed
+beforehand, so 4 taps do the work of 9. A 1x1 convolution commutes with the upsampling.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastresunet.ops.layout import channels_last, empty_image
+
+# [parity, tap of the 2x2 kernel, tap of the 3x3 kernel]
+_PARITY_TAPS = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
+
+
+def convolve_sources(
+    activated: list[Tensor], weight: Tensor, bias: Tensor | None, stride: int, dilation: int, upsample: list[bool]
+) -> Tensor:
+    """Convolve activated sources as if they were concatenated along channels: a sum over slices of the weight."""
+    sections = weight.split([h.shape[1] for h in activated], dim=1)
+    first, *others = zip(activated, sections, upsample, strict=True)
+    total = convolve(first[0], first[1], bias, stride, dilation, first[2])
+    for h, section, up in others:
+        total += convolve(h, section, None, stride, dilation, up)
+    return total
+
+
+def convolve(h: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int, upsample: bool) -> Tensor:
+    """Convolve one activated source with "same" padding, reading it at twice its resolution if ``upsample``."""
+    if not upsample:
+        return channels_last(F.conv2d(h, weight, bias, stride, _padding(weight, dilation), dilation))
+    small = F.conv2d(h, _small_weight(weight), padding=weight.shape[2] // 2)
+    y = _spread(channels_last(small), h.shape[2:], kernel_size=weight.shape[2])
+    return y if bias is None else y.add_(bias[:, None, None])
+
+
+def convolve_backward(
+    grad: Tensor, h: Tensor, weight: Tensor, stride: int, dilation: int, upsample: bool, needs: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of ``h`` and ``weight``; ``needs`` says which of them is wanted, the other one is empty."""
+    kernel_size = weight.shape[2]
+    if upsample:
+        grad, used, padding = _collect(grad, kernel_size), _small_weight(weight), kernel_size // 2
+    else:
+        used, padding = weight, _padding(weight, dilation)
+    grad_h, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad, h, used, None, [stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], 1, [*needs, False]
+    )
+    if needs[1] and upsample:
+        grad_weight = _small_weight_adjoint(grad_weight, kernel_size)
+    return (
+        channels_last(grad_h) if needs[0] else h.new_empty(0),
+        grad_weight.contiguous() if needs[1] else h.new_empty(0),
+    )
+
+
+def _padding(weight: Tensor, dilation: int) -> int:
+    return dilation * (weight.shape[2] // 2)
+
+
+def _parity_taps(like: Tensor) -> Tensor:
+    return torch.tensor(_PARITY_TAPS, dtype=like.dtype, device=like.device)
+
+
+def _small_weight(weight: Tensor) -> Tensor:
+    """Map (O, I, 3, 3) to the weights (4 O, I, 2, 2) of the four parities; a 1x1 weight stays as it is."""
+    if weight.shape[2] == 1:
+        return weight
+    taps = _parity_taps(weight)
+    small = torch.einsum("pay,qbx,oiyx->pqoiab", taps, taps, weight)
+    return small.reshape(4 * weight.shape[0], weight.shape[1], 2, 2)
+
+
+def _small_weight_adjoint(grad: Tensor, kernel_size: int) -> Tensor:
+    if kernel_size == 1:
+        return grad
+    taps = _parity_taps(grad)
+    grad = grad.reshape(2, 2, grad.shape[0] // 4, grad.shape[1], 2, 2)
+    return torch.einsum("pay,qbx,pqoiab->oiyx", taps, taps, grad)
+
+
+def _parities(y: Tensor, channels: int) -> Tensor:
+    """View (N, C, 2H, 2W) in channels-last layout as (N, H, W, row parity, column parity, C)."""
+    samples, _, height, width = y.shape
+    rows = y.permute(0, 2, 3, 1).view(samples, height // 2, 2, width // 2, 2, channels)
+    return rows.permute(0, 1, 3, 2, 4, 5)
+
+
+def _spread(small: Tensor, size: torch.Size, kernel_size: int) -> Tensor:
+    """Place the small convolution's results at the output pixels.
+
+    For 3x3, ``small`` is (N, 4C, H + 1, W + 1), padded on all sides, and parity p of output row 2i + p is its row i + p.
+    """
+    height, width = size
+    parts = 1 if kernel_size == 1 else 4
+    channels = small.shape[1] // parts
+    y = empty_image(small, channels, 2 * height, 2 * width)
+    target, pixels = _parities(y, channels), small.permute(0, 2, 3, 1)
+    if parts == 1:
+        target.copy_(pixels[:, :, :, None, None])
+        return y
+    pixels = pixels.unflatten(3, (2, 2, channels))
+    for p in (0, 1):
+        for q in (0, 1):
+            target[:, :, :, p, q] = pixels[:, p : p + height, q : q + width, p, q]
+    return y
+
+
+def _collect(grad: Tensor, kernel_size: int) -> Tensor:
+    """Adjoint of ``_spread``."""
+    samples, channels, full_height, full_width = grad.shape
+    height, width = full_height // 2, full_width // 2
+    source = _parities(channels_last(grad), channels)
+    if kernel_size == 1:
+        return source.sum(dim=(3, 4)).permute(0, 3, 1, 2)
+    small = grad.new_empty(samples, height + 1, width + 1, 2, 2, channels)
+    for p, border in ((0, height), (1, 0)):
+        small[:, border, :, p].zero_()
+    for q, border in ((0, width), (1, 0)):
+        small[:, :, border, :, q].zero_()
+    for p in (0, 1):
+        for q in (0, 1):
+            small[:, p : p + height, q : q + width, p, q] = source[:, :, :, p, q]
+    return small.flatten(3).permute(0, 3, 1, 2)
