@@ -6,7 +6,7 @@ Parameters and their names come from the plain classes in ``fastresunet.referenc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class SqueezeExcite(FusedBlock, reference.SqueezeExcite):
         x = x.with_statistics()
         assert x.mean is not None
         mean = x.mean if x.gate is None else x.mean * x.gate
-        first, last = self.net[0], self.net[2]
+        first, _, last, _ = _layers(self.net)
         with torch.autocast(mean.device.type, enabled=False):
             hidden = F.relu(F.linear(mean, first.weight.to(mean.dtype)))
             gate = torch.sigmoid(F.linear(hidden, last.weight.to(mean.dtype)))
@@ -60,11 +60,9 @@ class StemBlock(FusedBlock, reference.StemBlock):
     def fused(self, *maps: FeatureMap) -> FeatureMap:
         """Compute the block on the image."""
         (image,) = maps
-        first, norm, _, second = self.c1
-        hidden = conv(
-            gated_sources(maps, [False]), first.weight, first.bias, statistics=uses_batch_statistics(norm)
-        )
-        shortcut = normalized_sum([image], [False], [(self.c2[0], self.c2[1])])
+        first, norm, _, second = _layers(self.c1)
+        hidden = conv(gated_sources(maps, [False]), first.weight, first.bias, statistics=uses_batch_statistics(norm))
+        shortcut = normalized_sum([image], [False], [_layers(self.c2)])
         sources = normalized_sources(norm, [FeatureMap(*hidden)], [False])
         return self.attn(FeatureMap(*conv(sources, second.weight, second.bias, residual=shortcut)))
 
@@ -79,8 +77,8 @@ class ResidualBlock(FusedBlock, reference.ResidualBlock):
         return self.on_concatenation(maps, [False] * len(maps))
 
     def on_concatenation(self, maps: Sequence[FeatureMap], upsample: Sequence[bool]) -> FeatureMap:
-        """Compute the block on the channel concatenation of ``maps``, those marked in ``upsample`` read at twice their size."""
-        norm_in, _, first, norm, _, second = self.c1
+        """Compute the block on the concatenation of ``maps``, those in ``upsample`` read at twice their size."""
+        norm_in, _, first, norm, _, second = _layers(self.c1)
         hidden = conv(
             normalized_sources(norm_in, maps, upsample),
             first.weight,
@@ -88,7 +86,7 @@ class ResidualBlock(FusedBlock, reference.ResidualBlock):
             stride=first.stride[0],
             statistics=uses_batch_statistics(norm),
         )
-        shortcut = normalized_sum(maps, upsample, [(self.c2[0], self.c2[1])], first.stride[0])
+        shortcut = normalized_sum(maps, upsample, [_layers(self.c2)], first.stride[0])
         sources = normalized_sources(norm, [FeatureMap(*hidden)], [False])
         return self.attn(FeatureMap(*conv(sources, second.weight, second.bias, residual=shortcut)))
 
@@ -98,8 +96,7 @@ class ASPP(FusedBlock, reference.ASPP):
 
     def fused(self, *maps: FeatureMap) -> FeatureMap:
         """Compute the block on one map."""
-        branches = [(branch[0], branch[1]) for branch in self.branches]
-        total = normalized_sum(maps, [False], branches)
+        total = normalized_sum(maps, [False], [_layers(branch) for branch in self.branches])
         projection = self.projection
         return FeatureMap(*conv([Source(total)], projection.weight, projection.bias, statistics=self.training))
 
@@ -110,11 +107,15 @@ class AttentionGate(FusedBlock, reference.AttentionGate):
     def fused(self, *maps: FeatureMap) -> FeatureMap:
         """Gate the second map by the first one, the skip connection at twice its resolution."""
         skip, x = maps
-        skip_norm, _, skip_conv, _ = self.g_conv
-        x_norm, _, x_conv = self.x_conv
-        norm, _, last = self.gc_conv
+        skip_norm, _, skip_conv, _ = _layers(self.g_conv)
+        x_norm, _, x_conv = _layers(self.x_conv)
+        norm, _, last = _layers(self.gc_conv)
         pooled = conv(
-            normalized_sources(skip_norm, [skip], [False]), skip_conv.weight, skip_conv.bias, pool=True, statistics=False
+            normalized_sources(skip_norm, [skip], [False]),
+            skip_conv.weight,
+            skip_conv.bias,
+            pool=True,
+            statistics=False,
         )
         total = conv(
             normalized_sources(x_norm, [x], [False]),
@@ -124,9 +125,7 @@ class AttentionGate(FusedBlock, reference.AttentionGate):
             statistics=uses_batch_statistics(norm),
         )
         sources = normalized_sources(norm, [FeatureMap(*total)], [False])
-        gated = conv(
-            sources, last.weight, last.bias, gate=x.data, gate_scale=x.gate, statistics=self.training
-        )
+        gated = conv(sources, last.weight, last.bias, gate=x.data, gate_scale=x.gate, statistics=self.training)
         return FeatureMap(*gated)
 
 
@@ -135,8 +134,14 @@ class DecoderBlock(FusedBlock, reference.DecoderBlock):
 
     attention_gate_class = AttentionGate
     residual_class = ResidualBlock
+    r1: ResidualBlock
 
     def fused(self, *maps: FeatureMap) -> FeatureMap:
         """Decode the second map with the first one, the skip connection at twice its resolution."""
         skip, _ = maps
         return self.r1.on_concatenation([self.a1(*maps), skip], [True, False])
+
+
+def _layers(sequential: nn.Sequential) -> Any:
+    """Return the layers of a sequential as a tuple; their classes are known from the plain network."""
+    return tuple(sequential)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 def is_synchronized(norm: nn.Module) -> bool:
@@ -15,10 +14,11 @@ def is_synchronized(norm: nn.Module) -> bool:
     return distributed.is_available() and distributed.is_initialized() and _group_size(norm) > 1
 
 
-def merge_over_processes(
-    norm: nn.Module, mean: Tensor, variance: Tensor, count: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def merge_over_processes(norm: nn.Module, mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, biased variance (C) and number of values over all processes, by Chan's formula; differentiable."""
+    # Not at the top: PyTorch builds without torch.distributed have no such module.
+    from torch.distributed.nn.functional import all_reduce  # noqa: PLC0415
+
     group = _group(norm)
     total = all_reduce(mean.new_tensor(float(count)), group=group)
     merged_mean = all_reduce(mean * count, group=group) / total
@@ -26,7 +26,7 @@ def merge_over_processes(
     return merged_mean, merged_variance, total
 
 
-def _group(norm: nn.Module) -> torch.distributed.ProcessGroup:
+def _group(norm: nn.Module) -> torch.distributed.ProcessGroup | None:
     group = getattr(norm, "process_group", None)
     return torch.distributed.group.WORLD if group is None else group
 

@@ -58,8 +58,8 @@ class FastResUNetPP(ResUNetPP):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits for images of any size from 8 x 8 on.
 
-        Sizes that are no multiple of 8 are padded on the right and at the bottom by repeating the last column and row, and
-        the logits are cropped back.
+        Sizes that are no multiple of 8 are padded on the right and at the bottom by repeating the last column and row,
+        and the logits are cropped back.
 
         Args:
             x: images (N, in_channels, H, W) in the parameters' dtype (any floating dtype under autocast).
@@ -98,7 +98,9 @@ class FastResUNetPP(ResUNetPP):
             raise ValueError(f"the image must be {expected}, got shape {tuple(x.shape)}")
         weight = self.output.weight
         if x.device != weight.device:
-            raise ValueError(f"the image is on {x.device}, the model on {weight.device}: move one of them with .to(device)")
+            raise ValueError(
+                f"the image is on {x.device}, the model on {weight.device}: move one of them with .to(device)"
+            )
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise TypeError(f"the image is {x.dtype}, the model {weight.dtype}: convert one of them with .to(dtype)")
 

@@ -69,8 +69,8 @@ def normalized_sum(
 ) -> Tensor:
     """Return the sum of ``norm(convolution(maps))`` over branches; updates running statistics.
 
-    Branches whose statistics are shared between processes, or that mix batch and running statistics, are computed one by
-    one and kept for the backward pass; otherwise they are recomputed there.
+    Branches whose statistics are shared between processes, or that mix batch and running statistics, are computed one
+    by one and kept for the backward pass; otherwise they are recomputed there.
     """
     sources = gated_sources(maps, upsample)
     norms = [norm for _, norm in branches]
@@ -100,12 +100,13 @@ def _batch_affine(norm: Norm, maps: Sequence[FeatureMap], upsample: Sequence[boo
     mu = mean.mean(dim=0)
     var = variance.mean(dim=0) + (mean - mu).square().mean(dim=0)
     pixels = maps[0].data.shape[2] * maps[0].data.shape[3] * (4 if upsample[0] else 1)
-    count: int | Tensor = maps[0].data.shape[0] * pixels
+    count = maps[0].data.shape[0] * pixels
     if is_synchronized(norm):
-        mu, var, count = merge_over_processes(norm, mu, var, count)
+        mu, var, total_count = merge_over_processes(norm, mu, var, count)
+        _update_running_statistics(norm, mu, var, total_count)
     else:
         _check_count(count)
-    _update_running_statistics(norm, mu, var, count)
+        _update_running_statistics(norm, mu, var, count)
     return _affine(norm, mu, var, center, gate)
 
 

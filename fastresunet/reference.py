@@ -1,8 +1,9 @@
 """ResUNet++ in plain PyTorch: the source of truth for parameter names and numbers.
 
 Jha et al., "ResUNet++: An Advanced Architecture for Medical Image Segmentation", ISM 2019, arXiv:1911.07067. Module
-names, their order and the arithmetic are those of the published PyTorch implementation, so that its checkpoints load with
-``strict=True``. The fast modules inherit their parameters from these classes and only compute the forward pass otherwise.
+names, their order and the arithmetic are those of the published PyTorch implementation, so that its checkpoints load
+with ``strict=True``. The fast modules inherit their parameters from these classes and only compute the forward pass
+otherwise.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         hidden = channels // reduction
         if hidden < 1:
-            raise ValueError(f"squeeze-and-excitation needs channels >= reduction, got {channels} channels and reduction {reduction}")
+            raise ValueError(
+                f"squeeze-and-excitation needs channels >= reduction, got {channels} channels and reduction {reduction}"
+            )
         self.net = nn.Sequential(
             nn.Linear(channels, hidden, bias=False),
             nn.ReLU(inplace=True),
@@ -266,11 +269,15 @@ def check_network_arguments(
         for position, value in enumerate(values):
             _check_positive(f"{name}[{position}]", value)
     if len(filters) != 5:
-        raise ValueError(f"filters must hold 5 numbers (stem, three encoder blocks, bridge), got {len(filters)}: {tuple(filters)}")
+        raise ValueError(
+            f"filters must hold 5 numbers (stem, three encoder blocks, bridge), got {len(filters)}: {tuple(filters)}"
+        )
     if not aspp_rates:
         raise ValueError("aspp_rates must hold at least one dilation, got none")
     if min(filters[:4]) < se_reduction:
-        raise ValueError(f"se_reduction={se_reduction} must not exceed the smallest of filters[:4]={tuple(filters[:4])}")
+        raise ValueError(
+            f"se_reduction={se_reduction} must not exceed the smallest of filters[:4]={tuple(filters[:4])}"
+        )
 
 
 def _check_positive(name: str, value: int) -> None:

@@ -33,7 +33,9 @@ def check_sources(sources: Sequence[Source], weight: Tensor, stride: int, dilati
             raise ValueError(f"{name}.data is on {data.device}, the weight on {weight.device}; move them to one device")
     channels = sum(source.data.shape[1] for source in sources)
     if weight.ndim != 4 or weight.shape[1] != channels or tuple(weight.shape[2:]) not in ((1, 1), (3, 3)):
-        raise ValueError(f"weight must have shape (C, {channels}, 1, 1) or (C, {channels}, 3, 3), got {tuple(weight.shape)}")
+        raise ValueError(
+            f"weight must have shape (C, {channels}, 1, 1) or (C, {channels}, 3, 3), got {tuple(weight.shape)}"
+        )
     if stride not in (1, 2):
         raise ValueError(f"stride must be 1 or 2, got {stride}")
     if dilation < 1:

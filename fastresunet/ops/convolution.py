@@ -16,7 +16,7 @@ from fastresunet.ops.torch_backend import conv as torch_backend
 
 
 class ConvOutput(NamedTuple):
-    """Result of ``conv``: ``data`` (N, C, H, W) and, where asked for, its per-sample statistics ``mean``, ``m2`` (N, C)."""
+    """Result of ``conv``: ``data`` (N, C, H, W) and, where asked for, its statistics ``mean`` and ``m2`` (N, C)."""
 
     data: Tensor
     mean: Tensor | None
@@ -38,8 +38,8 @@ def conv(
 ) -> ConvOutput:
     """Convolve sources, concatenated along channels, with zero "same" padding, and finish the result as it is written.
 
-    Every source is read through its affine, ReLU and upsampling; nothing of that is stored. The backward pass recomputes
-    what was read, so that the only image kept per call is the raw output, shared with its consumers.
+    Every source is read through its affine, ReLU and upsampling; nothing of that is stored. The backward pass
+    recomputes what was read, so that the only image kept per call is the raw output, shared with its consumers.
 
     Args:
         sources: what is read; equal sample counts and equal sizes as seen through ``upsample``.
@@ -60,16 +60,15 @@ def conv(
         TypeError: dtypes do not fit.
         ValueError: shapes, devices or options do not fit; the message names what was given and what is expected.
     """
-    dtype = operand_dtype(weight if weight.dtype == torch.float64 else sources[0].data)
-    weight = weight.to(dtype)
     check_convolution(sources, weight, bias, stride, dilation, residual, gate, gate_scale, pool)
+    dtype = operand_dtype(sources[0].data, weight)
     data, affine, relu, upsample = flatten(sources, dtype)
     output, mean, m2, _ = _conv(
         data,
         affine,
         relu,
         upsample,
-        weight,
+        weight.to(dtype),
         None if bias is None else bias.to(dtype),
         stride,
         dilation,
@@ -153,8 +152,8 @@ def _conv_backward_shapes(
         weight.new_empty(0) if grad_mean is None else torch.empty_like(grad, memory_format=layout),
         weight.new_empty(0) if gate is None else torch.empty_like(gate, memory_format=layout),
         weight.new_empty(0) if gate_scale is None else gate_scale.new_empty(gate_scale.shape),
-        [torch.empty_like(x, memory_format=layout) if needs_sources else weight.new_empty(0) for x in data],
-        [v.new_empty(v.shape) if needs_sources else weight.new_empty(0) for v in affine],
+        [torch.empty_like(x, memory_format=layout) if needs_sources else x.new_empty(0) for x in data],
+        [v.new_empty(v.shape) if needs_sources else v.new_empty(0) for v in affine],
         weight.new_empty(weight.shape) if needs_weight else weight.new_empty(0),
         weight.new_empty(weight.shape[0]) if needs_weight else weight.new_empty(0),
     )
@@ -174,7 +173,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     data, affine, relu, upsample, weight, bias, stride, dilation, residual, gate, gate_scale, pool, statistics = inputs
     written, mean, _, kept = output
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(kept)
+    ctx.mark_non_differentiable(kept, *(() if statistics else output[1:3]))
     if not statistics:
         written = mean = weight.new_empty(0)
     ctx.save_for_backward(*data, *affine, weight, gate, gate_scale, written, mean, kept)

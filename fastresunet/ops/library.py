@@ -38,9 +38,15 @@ def register(schema: str, implementation: Callable[..., Any], shapes: Callable[.
     return operation
 
 
-def operand_dtype(data: Tensor) -> torch.dtype:
-    """Return the dtype a convolution of ``data`` computes in: autocast's where it is on, that of ``data`` otherwise."""
+def operand_dtype(data: Tensor, weight: Tensor) -> torch.dtype:
+    """Return the dtype a convolution computes in: autocast's where it is on, that of its operands otherwise.
+
+    Raises:
+        TypeError: without autocast, the operands have different dtypes.
+    """
     device = data.device.type
-    if data.dtype != torch.float64 and torch.is_autocast_enabled(device):
+    if weight.dtype != torch.float64 and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
-    return data.dtype
+    if data.dtype != weight.dtype:
+        raise TypeError(f"data and weight must have one dtype without autocast, got {data.dtype} and {weight.dtype}")
+    return weight.dtype

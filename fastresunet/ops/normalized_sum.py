@@ -1,4 +1,4 @@
-"""Convolutions each followed by BatchNorm, summed: the residual shortcut (one branch) and the ASPP (one for each rate)."""
+"""The sum of convolutions each followed by BatchNorm: residual shortcut (one branch), ASPP (one for each rate)."""
 
 from __future__ import annotations
 
@@ -60,10 +60,9 @@ def conv_norm_sum(
         TypeError: dtypes do not fit.
         ValueError: shapes, devices or options do not fit.
     """
-    first = branches[0]
-    dtype = operand_dtype(first.weight if first.weight.dtype == torch.float64 else sources[0].data)
     for branch in branches:
         check_sources(sources, branch.weight, stride, branch.dilation)
+    dtype = operand_dtype(sources[0].data, branches[0].weight)
     vectors = accumulation_dtype(dtype)
     means = [branch.running_mean.to(vectors) for branch in branches if branch.running_mean is not None]
     variances = [branch.running_var.to(vectors) for branch in branches if branch.running_var is not None]

@@ -13,13 +13,13 @@ from torch import Tensor
 class Source:
     """One input of a fused operation, read as ``h = relu((data - center) * scale + shift)``.
 
-    Padding is zero after the affine and the ReLU. Subtracting a centre first keeps the sums of the backward pass accurate
-    where the mean of a channel is much larger than its spread.
+    Padding is zero after the affine and the ReLU. Subtracting a centre first keeps the sums of the backward pass
+    accurate where the mean of a channel is much larger than its spread.
 
     Attributes:
         data: raw features (N, C, H, W), usually the output of an earlier convolution.
-        affine: (3, N, C) with centre, scale and shift of every sample and channel, in float32 (float64 for float64 data);
-            ``None`` reads ``data`` as it is.
+        affine: (3, N, C) with centre, scale and shift of every sample and channel, in float32 (float64 for float64
+            data); ``None`` reads ``data`` as it is.
         relu: apply the ReLU.
         upsample: read at twice the resolution, every pixel repeated 2x2 (nearest neighbour).
     """
@@ -41,13 +41,11 @@ class Source:
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of statistics and per-channel vectors for features of ``dtype``: float32, or float64 for float64."""
+    """Return the dtype of statistics and vectors for features of ``dtype``: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
-def flatten(
-    sources: Sequence[Source], dtype: torch.dtype
-) -> tuple[list[Tensor], list[Tensor], list[bool], list[bool]]:
+def flatten(sources: Sequence[Source], dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor], list[bool], list[bool]]:
     """Return data (channels-last, in ``dtype``), affine (empty for ``None``), ReLU and upsampling of every source."""
     data = [source.data.to(dtype).contiguous(memory_format=torch.channels_last) for source in sources]
     empty = [source.data.new_empty(0) if source.affine is None else source.affine for source in sources]

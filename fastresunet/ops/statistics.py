@@ -58,6 +58,4 @@ def _backward(ctx: Any, grad_mean: Tensor, grad_m2: Tensor) -> Tensor:
     return gradient
 
 
-torch.library.register_autograd(
-    "fastresunet::channel_statistics", _backward, setup_context=_setup_context, lib=LIBRARY
-)
+torch.library.register_autograd("fastresunet::channel_statistics", _backward, setup_context=_setup_context, lib=LIBRARY)

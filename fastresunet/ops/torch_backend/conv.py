@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fastresunet.ops.layout import as_image, channels_last, sum_pixels
 from fastresunet.ops.torch_backend.pooling import max_pool, max_pool_backward
-from fastresunet.ops.torch_backend.read import read, read_backward
+from fastresunet.ops.torch_backend.read import no_gradients, read_sources, read_sources_backward
 from fastresunet.ops.torch_backend.statistics import channel_statistics, statistics_gradient
-from fastresunet.ops.torch_backend.taps import convolve_backward, convolve_sources
+from fastresunet.ops.torch_backend.taps import convolve_sources, convolve_sources_backward
 
 
 def conv(
@@ -28,7 +27,7 @@ def conv(
     statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return output, mean, M2 and what the write keeps for backward (pool positions, or the output before the gate)."""
-    activated = [read(*source, weight.dtype) for source in zip(data, affine, relu, strict=True)]
+    activated = read_sources(data, affine, relu, weight.dtype)
     output = convolve_sources(activated, weight, bias, stride, dilation, upsample)
     kept = weight.new_empty(0)
     if residual is not None:
@@ -87,20 +86,13 @@ def conv_backward(
         grad = max_pool_backward(grad, kept, height, width)
 
     grad_bias = sum_pixels(grad).sum(dim=0).to(weight.dtype) if needs_weight else weight.new_empty(0)
-    grad_data, grad_affine, grad_weights = [], [], []
-    sections = weight.split([x.shape[1] for x in data], dim=1)
-    for x, vectors, positive, up, section in zip(data, affine, relu, upsample, sections, strict=True):
-        h = read(x, vectors, positive, weight.dtype)
-        needs = (needs_sources, needs_weight)
-        grad_h, grad_section = convolve_backward(grad, h, section, stride, dilation, up, needs)
-        grad_weights.append(grad_section)
-        if needs_sources:
-            grad_x, grad_vectors = read_backward(grad_h, x, vectors, positive, h)
-        else:
-            grad_x, grad_vectors = weight.new_empty(0), weight.new_empty(0)
-        grad_data.append(grad_x)
-        grad_affine.append(grad_vectors)
-    grad_weight = torch.cat(grad_weights, dim=1) if needs_weight else weight.new_empty(0)
+    activated = read_sources(data, affine, relu, weight.dtype)
+    needs = (needs_sources, needs_weight)
+    grads, grad_weight = convolve_sources_backward(grad, activated, weight, stride, dilation, upsample, needs)
+    if needs_sources:
+        grad_data, grad_affine = read_sources_backward(grads, data, affine, relu, activated)
+    else:
+        grad_data, grad_affine = no_gradients(data), no_gradients(affine)
     return grad_residual, grad_gate, grad_gate_scale, grad_data, grad_affine, grad_weight, grad_bias
 
 

@@ -1,14 +1,14 @@
-"""The sum of normalised convolutions: each branch convolves the same sources and is normalised; only the sum is written."""
+"""The sum of normalised convolutions: every branch reads the same sources, only the sum is written."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from fastresunet.ops.source import accumulation_dtype
 from fastresunet.ops.layout import as_image, as_pixels, channels_last, sum_pixels
-from fastresunet.ops.torch_backend.read import read, read_backward
-from fastresunet.ops.torch_backend.taps import convolve_backward, convolve_sources
+from fastresunet.ops.source import accumulation_dtype
+from fastresunet.ops.torch_backend.read import no_gradients, read_sources, read_sources_backward
+from fastresunet.ops.torch_backend.taps import convolve_sources, convolve_sources_backward
 
 
 def conv_norm_sum(
@@ -27,7 +27,7 @@ def conv_norm_sum(
     running_var: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum over branches, and the mean and variance (branches, C) each branch was normalised with."""
-    activated = [read(*source, weight[0].dtype) for source in zip(data, affine, relu, strict=True)]
+    activated = read_sources(data, affine, relu, weight[0].dtype)
     total: Tensor | None = None
     means, variances = [], []
     for k, (w, b, rate) in enumerate(zip(weight, bias, dilation, strict=True)):
@@ -64,46 +64,44 @@ def conv_norm_sum_backward(
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
     """Return the gradients of data, affine, weight, bias, gamma and beta; the branches are computed once more."""
     grad = channels_last(grad)
-    dtype = weight[0].dtype
-    activated = [read(*source, dtype) for source in zip(data, affine, relu, strict=True)]
+    activated = read_sources(data, affine, relu, weight[0].dtype)
     grad_beta = sum_pixels(grad).sum(dim=0)
-    pixel_count = grad.numel() // grad.shape[1]
-    grad_activated: list[Tensor | None] = [None] * len(data)
+    totals: list[Tensor] = []
     grad_weights, grad_biases, grad_gammas = [], [], []
     for k, (w, b, rate) in enumerate(zip(weight, bias, dilation, strict=True)):
-        rstd = torch.rsqrt(variance[k] + eps[k])
-        branch = convolve_sources(activated, w, b, stride, rate, upsample).to(mean.dtype)
-        normalised = branch.sub_(as_image(mean[k])).mul_(as_image(rstd))
-        grad_gamma = sum_pixels(grad * normalised).sum(dim=0)
-        scale = gamma[k] * rstd
-        if batch_statistics:
-            # BatchNorm's backward: the mean and the part along the normalised values carry no gradient.
-            through_mean, through_variance = grad_beta / pixel_count, grad_gamma / pixel_count
-            grad_branch = normalised.mul_(as_image(-through_variance)).sub_(as_image(through_mean)).add_(grad)
-            grad_branch = grad_branch.mul_(as_image(scale)).to(dtype)
-        else:
-            grad_branch = (grad * as_image(scale)).to(dtype)
-        sections = w.split([h.shape[1] for h in activated], dim=1)
-        grad_sections = []
-        for i, (h, section, up) in enumerate(zip(activated, sections, upsample, strict=True)):
-            grad_h, grad_section = convolve_backward(grad_branch, h, section, stride, rate, up, (needs_sources, True))
-            grad_sections.append(grad_section)
-            so_far = grad_activated[i]
-            grad_activated[i] = grad_h if so_far is None else so_far.add_(grad_h)
-        grad_weights.append(torch.cat(grad_sections, dim=1))
+        branch = convolve_sources(activated, w, b, stride, rate, upsample)
+        grad_branch, grad_gamma = _normalization_backward(
+            grad, grad_beta, branch, gamma[k], mean[k], torch.rsqrt(variance[k] + eps[k]), batch_statistics
+        )
+        needs = (needs_sources, True)
+        grads, grad_weight = convolve_sources_backward(grad_branch, activated, w, stride, rate, upsample, needs)
+        totals = [total.add_(more) for total, more in zip(totals, grads, strict=True)] if totals else grads
+        grad_weights.append(grad_weight)
         grad_biases.append(sum_pixels(grad_branch).sum(dim=0).to(b.dtype))
         grad_gammas.append(grad_gamma)
-    grad_data, grad_affine = [], []
-    for i, (x, vectors, positive) in enumerate(zip(data, affine, relu, strict=True)):
-        grad_h = grad_activated[i]
-        assert grad_h is not None
-        if needs_sources:
-            grad_x, grad_vectors = read_backward(grad_h, x, vectors, positive, activated[i])
-        else:
-            grad_x, grad_vectors = x.new_empty(0), vectors.new_empty(0)
-        grad_data.append(grad_x)
-        grad_affine.append(grad_vectors)
-    return grad_data, grad_affine, grad_weights, grad_biases, torch.stack(grad_gammas), grad_beta.expand_as(gamma).clone()
+    if needs_sources:
+        grad_data, grad_affine = read_sources_backward(totals, data, affine, relu, activated)
+    else:
+        grad_data, grad_affine = no_gradients(data), no_gradients(affine)
+    return grad_data, grad_affine, grad_weights, grad_biases, torch.stack(grad_gammas), grad_beta.repeat(len(weight), 1)
+
+
+def _normalization_backward(
+    grad: Tensor, grad_beta: Tensor, branch: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor, batch_statistics: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a branch before its BatchNorm (``branch`` is overwritten) and of gamma.
+
+    With y the normalised branch over P values a channel: ``dgamma = sum dY y``, ``dbeta = sum dY`` and
+    ``dv = gamma rstd (dY - dbeta / P - y dgamma / P)``; the last two terms are 0 for running statistics.
+    """
+    normalised = branch.to(mean.dtype).sub_(as_image(mean)).mul_(as_image(rstd))
+    grad_gamma = sum_pixels(grad * normalised).sum(dim=0)
+    scale = as_image(gamma * rstd)
+    if not batch_statistics:
+        return (grad * scale).to(branch.dtype), grad_gamma
+    count = grad.numel() // grad.shape[1]
+    grad_branch = normalised.mul_(as_image(-grad_gamma / count)).sub_(as_image(grad_beta / count)).add_(grad)
+    return grad_branch.mul_(scale).to(branch.dtype), grad_gamma
 
 
 def _batch_statistics(branch: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from fastresunet.ops.layout import channels_last, empty_image
 
 
 def _windows(x: Tensor) -> list[Tensor]:
-    """Return the four pixels of each 2x2 window, in reading order, as strided views; an odd last row or column is left out."""
+    """Return the four pixels of each 2x2 window, in reading order, as strided views; an odd last row is left out."""
     height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
     return [x[:, :, row:height:2, column:width:2] for row in (0, 1) for column in (0, 1)]
 

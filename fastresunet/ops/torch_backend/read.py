@@ -23,9 +23,7 @@ def read(data: Tensor, affine: Tensor, relu: bool, dtype: torch.dtype) -> Tensor
     return channels_last(h.to(dtype))
 
 
-def read_backward(
-    grad: Tensor, data: Tensor, affine: Tensor, relu: bool, activated: Tensor
-) -> tuple[Tensor, Tensor]:
+def read_backward(grad: Tensor, data: Tensor, affine: Tensor, relu: bool, activated: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of ``data`` and ``affine``.
 
     With ``z`` the value before the ReLU and ``dz = grad * [z > 0]``: ``ddata = dz * scale``, ``dshift = sum dz``,
@@ -48,3 +46,21 @@ def read_backward(
     grad_scale = sum_pixels((data - as_image(center)).mul_(grad))
     grad_data = grad.mul_(as_image(scale)).to(data.dtype)
     return grad_data, torch.stack([-scale * grad_shift, grad_scale, grad_shift])
+
+
+def read_sources(data: list[Tensor], affine: list[Tensor], relu: list[bool], dtype: torch.dtype) -> list[Tensor]:
+    """Read every source, see ``read``."""
+    return [read(*source, dtype) for source in zip(data, affine, relu, strict=True)]
+
+
+def read_sources_backward(
+    grads: list[Tensor], data: list[Tensor], affine: list[Tensor], relu: list[bool], activated: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the gradients of data and affine of every source, see ``read_backward``."""
+    gradients = [read_backward(*source) for source in zip(grads, data, affine, relu, activated, strict=True)]
+    return [grad_data for grad_data, _ in gradients], [grad_affine for _, grad_affine in gradients]
+
+
+def no_gradients(tensors: list[Tensor]) -> list[Tensor]:
+    """Return an empty tensor for each of ``tensors``: how an operation says that a gradient was not wanted."""
+    return [tensor.new_empty(0) for tensor in tensors]

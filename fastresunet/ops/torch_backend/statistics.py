@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastresunet.ops.source import accumulation_dtype
 from fastresunet.ops.layout import as_image, as_pixels
+from fastresunet.ops.source import accumulation_dtype
 
 
 def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:

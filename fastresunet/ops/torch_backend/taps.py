@@ -2,8 +2,8 @@
 
 A 3x3 convolution of a map upsampled by 2 is four 2x2 convolutions of the small map, one for each parity of the output
 pixel. With taps t = -1, 0, 1 the output row 2i + p reads the upsampled row 2i + p + t, which is the small row
-floor((2i + p + t) / 2): for p = 0 the rows i - 1, i, i; for p = 1 the rows i, i, i + 1. Taps that meet in one row are summed
-beforehand, so 4 taps do the work of 9. A 1x1 convolution commutes with the upsampling.
+floor((2i + p + t) / 2): for p = 0 the rows i - 1, i, i; for p = 1 the rows i, i, i + 1. Taps that meet in one row are
+summed beforehand, so 4 taps do the work of 9. A 1x1 convolution commutes with the upsampling.
 """
 
 from __future__ import annotations
@@ -30,13 +30,35 @@ def convolve_sources(
     return total
 
 
+def convolve_sources_backward(
+    grad: Tensor,
+    activated: list[Tensor],
+    weight: Tensor,
+    stride: int,
+    dilation: int,
+    upsample: list[bool],
+    needs: tuple[bool, bool],
+) -> tuple[list[Tensor], Tensor]:
+    """Return the gradients of every activated source and of the weight; ``needs`` as in ``convolve_backward``."""
+    sections = weight.split([h.shape[1] for h in activated], dim=1)
+    gradients = [
+        convolve_backward(grad, h, section, stride, dilation, up, needs)
+        for h, section, up in zip(activated, sections, upsample, strict=True)
+    ]
+    grad_weight = torch.cat([section for _, section in gradients], dim=1 if needs[1] else 0)
+    return [grad_h for grad_h, _ in gradients], grad_weight
+
+
 def convolve(h: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int, upsample: bool) -> Tensor:
     """Convolve one activated source with "same" padding, reading it at twice its resolution if ``upsample``."""
-    if not upsample:
-        return channels_last(F.conv2d(h, weight, bias, stride, _padding(weight, dilation), dilation))
-    small = F.conv2d(h, _small_weight(weight), padding=weight.shape[2] // 2)
-    y = _spread(channels_last(small), h.shape[2:], kernel_size=weight.shape[2])
-    return y if bias is None else y.add_(bias[:, None, None])
+    kernel_size = weight.shape[2]
+    if upsample:
+        small = F.conv2d(h, _small_weight(weight), padding=kernel_size // 2)
+        y = _spread(channels_last(small), h.shape[2:], kernel_size)
+        return y if bias is None else y.add_(bias[:, None, None])
+    if kernel_size == 1:
+        return channels_last(F.conv2d(_every(h, stride), weight, bias))
+    return channels_last(F.conv2d(h, weight, bias, stride, dilation, dilation))
 
 
 def convolve_backward(
@@ -45,22 +67,40 @@ def convolve_backward(
     """Return the gradients of ``h`` and ``weight``; ``needs`` says which of them is wanted, the other one is empty."""
     kernel_size = weight.shape[2]
     if upsample:
-        grad, used, padding = _collect(grad, kernel_size), _small_weight(weight), kernel_size // 2
+        grad_h, grad_weight = _conv2d_backward(
+            _collect(grad, kernel_size), h, _small_weight(weight), 1, kernel_size // 2, 1, needs
+        )
+        if needs[1]:
+            grad_weight = _small_weight_adjoint(grad_weight, kernel_size)
+    elif kernel_size == 1:
+        grad_h, grad_weight = _conv2d_backward(grad, _every(h, stride), weight, 1, 0, 1, needs)
+        if needs[0] and stride > 1:
+            grad_read, grad_h = grad_h, torch.zeros_like(h)
+            grad_h[:, :, ::stride, ::stride] = grad_read
     else:
-        used, padding = weight, _padding(weight, dilation)
-    grad_h, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad, h, used, None, [stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], 1, [*needs, False]
-    )
-    if needs[1] and upsample:
-        grad_weight = _small_weight_adjoint(grad_weight, kernel_size)
+        grad_h, grad_weight = _conv2d_backward(grad, h, weight, stride, dilation, dilation, needs)
     return (
         channels_last(grad_h) if needs[0] else h.new_empty(0),
         grad_weight.contiguous() if needs[1] else h.new_empty(0),
     )
 
 
-def _padding(weight: Tensor, dilation: int) -> int:
-    return dilation * (weight.shape[2] // 2)
+def _conv2d_backward(
+    grad: Tensor, h: Tensor, weight: Tensor, stride: int, padding: int, dilation: int, needs: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    grad_h, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad, h, weight, None, [stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], 1, [*needs, False]
+    )
+    return grad_h, grad_weight
+
+
+def _every(h: Tensor, stride: int) -> Tensor:
+    """Return the pixels a strided 1x1 convolution reads.
+
+    Taking them first is less work, and oneDNN's weight gradient of a strided 1x1 convolution in channels-last layout
+    writes out of bounds for some odd batch sizes (seen with torch 2.14.1 on AVX-512).
+    """
+    return h if stride == 1 else channels_last(h[:, :, ::stride, ::stride])
 
 
 def _parity_taps(like: Tensor) -> Tensor:
@@ -94,7 +134,7 @@ def _parities(y: Tensor, channels: int) -> Tensor:
 def _spread(small: Tensor, size: torch.Size, kernel_size: int) -> Tensor:
     """Place the small convolution's results at the output pixels.
 
-    For 3x3, ``small`` is (N, 4C, H + 1, W + 1), padded on all sides, and parity p of output row 2i + p is its row i + p.
+    For 3x3, ``small`` is (N, 4C, H + 1, W + 1), padded on all sides; output row 2i + p is row i + p of its parity p.
     """
     height, width = size
     parts = 1 if kernel_size == 1 else 4

@@ -1,0 +1,336 @@
+"""The command ``fastresunet``: train, evaluate, predict, demo, info."""
+
+# ruff: noqa: PLC0415 - sub-commands import what they need, so that help is quick and works without the train extra.
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+
+# Modules of the train extra; one that is missing is told apart from a fault in the package.
+TRAIN_MODULES = ("lightning", "matplotlib", "PIL", "rich", "tensorboard", "torchmetrics", "torchvision")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: words after ``fastresunet``; None takes those of the process.
+
+    Returns:
+        Exit status: 0 done, 1 a problem that the printed message explains, 130 interrupted. A wrong command line
+        exits with 2.
+    """
+    options = build_parser().parse_args(arguments)
+    from fastresunet.training.errors import TrainingInterruptedError, UserError
+
+    try:
+        options.run(options)
+    except TrainingInterruptedError as error:
+        return _fail(str(error), 130)
+    except UserError as error:
+        return _fail(f"error: {error}", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; files already written are complete.", 130)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in TRAIN_MODULES:
+            raise
+        return _fail(f'error: this command needs {module}. Run: pip install "fastresunet[train]"', 1)
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        return _fail("error: out of memory on the device; choose a smaller --batch-size or --size.", 1)
+    except OSError as error:
+        return _fail(f"error: {error.filename or 'file system'}: {error.strerror or error}", 1)
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="fastresunet", description="ResUNet++ polyp segmentation: train, evaluate, predict."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    _add_demo(commands)
+    _add_info(commands)
+    return parser
+
+
+DATA_HELP = "folder with images/ and masks/ of equal file names, and train.txt and val.txt if the split is given"
+SIZE_HELP = "height and width for the network, in pixels (default: that of the training, 256 if unknown)"
+
+
+def _add_train(commands: Commands) -> None:
+    parser = _add_command(
+        commands,
+        "train",
+        run_train,
+        "Train on a folder of images and masks.",
+        """examples:
+  fastresunet train --data Kvasir-SEG --out runs/kvasir
+  fastresunet train --data Kvasir-SEG --out runs/kvasir --resume --epochs 150
+  fastresunet train --data Kvasir-SEG --out runs/fast --size 352 --batch-size 16 --precision bf16 --compile
+
+writes to --out: best.ckpt (highest validation Dice), last.ckpt (to resume), epochs.csv, tensorboard/.
+Without train.txt and val.txt, 15 % of the images (always the same) validate. Ctrl-C saves last.ckpt and stops.""",
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=DATA_HELP)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--size", type=_at_least(32), default=256, help="image height and width in pixels (default: 256)"
+    )
+    parser.add_argument("--batch-size", type=_at_least(1), default=8, help="images per step and device (default: 8)")
+    parser.add_argument("--epochs", type=_at_least(1), default=100, help="passes over the images (default: 100)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="first learning rate of AdamW (default: 0.001)")
+    parser.add_argument(
+        "--filters",
+        type=_at_least(1),
+        nargs=5,
+        default=[16, 32, 64, 128, 256],
+        help="channels of stem, three encoder blocks and bridge (default: 16 32 64 128 256)",
+    )
+    parser.add_argument(
+        "--precision", choices=["32", "bf16", "16"], default="32", help="bits of the arithmetic (default: 32)"
+    )
+    parser.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
+    parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile")
+    parser.add_argument(
+        "--patience",
+        type=_at_least(0),
+        default=20,
+        help="stop after this many epochs without a higher validation Dice; 0: never (default: 20)",
+    )
+    _add_device(parser)
+    parser.add_argument("--devices", type=_at_least(1), default=1, help="number of devices (default: 1)")
+    parser.add_argument(
+        "--workers",
+        type=_at_least(0),
+        help="processes per device that read images (default: one a core, at most 8; 0 on the CPU)",
+    )
+    parser.add_argument("--seed", type=_at_least(0), default=0, help="seed of all randomness (default: 0)")
+    parser.add_argument("--resume", action="store_true", help="continue from last.ckpt in --out")
+
+
+def _add_evaluate(commands: Commands) -> None:
+    parser = _add_command(
+        commands,
+        "evaluate",
+        run_evaluate,
+        "Score a checkpoint at the original image sizes.",
+        """examples:
+  fastresunet evaluate --checkpoint runs/kvasir/best.ckpt --data Kvasir-SEG --out runs/kvasir/evaluation
+  fastresunet evaluate --checkpoint published.pth --data CVC-ClinicDB --split all --size 256
+
+writes to --out: per_image.csv and summary.csv. docs/training.md defines the metrics.""",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.ckpt, or a state_dict")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=DATA_HELP)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the CSV files (default: print only)")
+    parser.add_argument(
+        "--split", choices=["train", "val", "all"], default="val", help="images to score (default: val)"
+    )
+    parser.add_argument("--size", type=_at_least(32), help=SIZE_HELP)
+    _add_threshold(parser)
+    _add_device(parser)
+
+
+def _add_predict(commands: Commands) -> None:
+    parser = _add_command(
+        commands,
+        "predict",
+        run_predict,
+        "Segment images; masks have the original size.",
+        """examples:
+  fastresunet predict --checkpoint runs/kvasir/best.ckpt --out masks frame1.png frame2.png
+  fastresunet predict --checkpoint runs/kvasir/best.ckpt --out masks --overlays "video/*.jpg"
+
+writes to --out: masks/NAME.png (0 background, 255 polyp), on request overlays/NAME.png, probabilities/NAME.png.""",
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image file, folder of images, or glob pattern")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.ckpt, or a state_dict")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--size", type=_at_least(32), help=SIZE_HELP)
+    _add_threshold(parser)
+    parser.add_argument("--overlays", action="store_true", help="also write the images with their masks drawn on")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="also write 16-bit grey PNGs, 65535 for probability 1"
+    )
+    _add_device(parser)
+
+
+def _add_demo(commands: Commands) -> None:
+    parser = _add_command(
+        commands,
+        "demo",
+        run_demo,
+        "Train for a minute and compare with the reference; needs no data.",
+        """examples:
+  fastresunet demo
+  fastresunet demo --data Kvasir-SEG --seconds 300
+
+writes to --out/run-1 (run-2, ... when repeated): overlays.png, the trained model, its logs.""",
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help=f"{DATA_HELP} (default: draw synthetic polyps)")
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="(default: demo-out)")
+    parser.add_argument("--seconds", type=_at_least(1), default=60, help="time to train (default: 60)")
+
+
+def _add_info(commands: Commands) -> None:
+    _add_command(commands, "info", run_info, "Show versions, devices and backends.", "")
+
+
+def _add_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], None], purpose: str, notes: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=purpose,
+        description=purpose,
+        epilog=notes,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto takes CUDA if there (default: auto)"
+    )
+
+
+def _add_threshold(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threshold",
+        type=_probability,
+        default=0.5,
+        help="foreground is where the probability is above (default: 0.5)",
+    )
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """Train as the options say."""
+    from fastresunet.training.fit import train
+
+    _quieten_lightning()
+    result = train(
+        options.data,
+        options.out,
+        size=options.size,
+        batch_size=options.batch_size,
+        epochs=options.epochs,
+        learning_rate=options.lr,
+        filters=options.filters,
+        precision=options.precision,
+        augment=not options.no_augmentation,
+        compile_model=options.compile,
+        patience=options.patience,
+        device=options.device,
+        devices=options.devices,
+        workers=options.workers,
+        seed=options.seed,
+        resume=options.resume,
+    )
+    print(f"Best validation Dice {result.best_dice:.4f}: {result.best_checkpoint}")
+    print(f"Next: fastresunet evaluate --checkpoint {result.best_checkpoint} --data {options.data}")
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """Score a checkpoint as the options say."""
+    import rich
+    from rich.table import Table
+
+    from fastresunet.training.evaluate import evaluate
+
+    evaluation = evaluate(
+        options.checkpoint,
+        options.data,
+        options.out,
+        split=options.split,
+        size=options.size,
+        threshold=options.threshold,
+        device=options.device,
+    )
+    table = Table("metric", "per-image mean", "data set", title=f"{len(evaluation.names)} images ({options.split})")
+    totals = evaluation.dataset_scores
+    for metric, mean in evaluation.image_means.items():
+        table.add_row(metric, f"{mean:.4f}", f"{totals[metric]:.4f}")
+    rich.print(table)
+    if options.out is not None:
+        print(f"Scores of each image: {options.out / 'per_image.csv'}")
+
+
+def run_predict(options: argparse.Namespace) -> None:
+    """Segment images as the options say."""
+    from fastresunet.training.predict import predict
+
+    masks = predict(
+        options.checkpoint,
+        options.inputs,
+        options.out,
+        size=options.size,
+        threshold=options.threshold,
+        overlays=options.overlays,
+        probabilities=options.probabilities,
+        device=options.device,
+    )
+    print(f"{len(masks)} mask(s) in {options.out / 'masks'}")
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """Run the demonstration as the options say."""
+    from fastresunet.training.demo import demo
+
+    _quieten_lightning()
+    demo(options.data, options.out, options.seconds)
+
+
+def run_info(options: argparse.Namespace) -> None:
+    """Print versions, devices and backends."""
+    from fastresunet.training.info import describe
+
+    print(describe())
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        return value
+
+    return integer
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
+    return value
+
+
+def _quieten_lightning() -> None:
+    # Lightning's hints address those who wrote the training, not those who run it.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def _fail(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Triton kernels of fastresunet, installed as ``fastresunet_kernels``; none is here yet."""

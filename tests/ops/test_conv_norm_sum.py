@@ -1,0 +1,112 @@
+"""The sum of normalised convolutions against plain PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.library import opcheck
+
+from fastresunet import ops
+from fastresunet.ops import Branch, Source
+from fastresunet.ops.source import flatten
+from tests.numerics import relative_difference
+from tests.ops import plain
+
+
+def branch(inputs: int, out: int, kernel: int, dilation: int, running: bool) -> Branch:
+    """Return a random float64 branch."""
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    statistics = (torch.randn(out, dtype=torch.float64), torch.rand(out, dtype=torch.float64) + 0.5) if running else ()
+    return Branch(leaf(out, inputs, kernel, kernel), leaf(out), dilation, leaf(out), leaf(out), 1e-5, *statistics)
+
+
+def sources(channels: tuple[int, ...], upsample: tuple[bool, ...], gated: bool) -> list[Source]:
+    """Return random float64 sources, 8 x 6 pixels as read."""
+    result = []
+    for c, up in zip(channels, upsample, strict=True):
+        size = (4, 3) if up else (8, 6)
+        data = torch.randn(2, c, *size, dtype=torch.float64, requires_grad=True)
+        affine = torch.randn(3, 2, c, dtype=torch.float64, requires_grad=True) if gated else None
+        result.append(Source(data, affine, relu=False, upsample=up))
+    return result
+
+
+LAYOUTS = {
+    "shortcut": ((4,), (False,), 1, (1,), 1),
+    "shortcut-stride2": ((4,), (False,), 1, (1,), 2),
+    "decoder-shortcut": ((4, 3), (True, False), 1, (1,), 1),
+    "aspp": ((5,), (False,), 3, (1, 2, 9), 1),
+}
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["batch-statistics", "running-statistics"])
+@pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_values_and_gradients(layout: str, gated: bool, running: bool) -> None:
+    channels, upsample, kernel, rates, stride = LAYOUTS[layout]
+    inputs = sources(channels, upsample, gated)
+    branches = [branch(sum(channels), 6, kernel, rate, running) for rate in rates]
+    leaves = [x for s in inputs for x in (s.data, s.affine) if x is not None]
+    leaves += [x for b in branches for x in (b.weight, b.bias, b.gamma, b.beta)]
+    totals = ops.conv_norm_sum(inputs, branches, stride=stride)[0], plain.conv_norm_sum(inputs, branches, stride=stride)
+    assert relative_difference(totals[0], totals[1]) <= 1e-12
+    direction = torch.randn_like(totals[1])
+    gradients = [torch.autograd.grad(total, leaves, direction) for total in totals]
+    largest = max(float(g.abs().max()) for g in gradients[1])
+    for value, expected in zip(*gradients, strict=True):
+        assert float((value - expected).abs().max()) <= 1e-12 * largest
+
+
+def test_the_statistics_are_those_of_the_branches() -> None:
+    inputs = sources((5,), (False,), False)
+    branches = [branch(5, 6, 3, rate, running=False) for rate in (1, 2)]
+    _, mean, variance = ops.conv_norm_sum(inputs, branches)
+    for k, b in enumerate(branches):
+        v = plain.conv(inputs, b.weight, b.bias, dilation=b.dilation).data
+        torch.testing.assert_close(mean[k], v.mean(dim=(0, 2, 3)))
+        torch.testing.assert_close(variance[k], v.var(dim=(0, 2, 3), correction=0))
+
+
+def test_only_the_weight_needs_a_gradient() -> None:
+    (source,) = sources((4,), (False,), True)
+    assert source.affine is not None
+    source = replace(source, data=source.data.detach(), affine=source.affine.detach())
+    b = branch(4, 6, 1, 1, running=False)
+    gradients = [
+        torch.autograd.grad((total * torch.arange(6.0)[:, None, None]).sin().sum(), b.weight)[0]
+        for total in (ops.conv_norm_sum([source], [b])[0], plain.conv_norm_sum([source], [b]))
+    ]
+    assert relative_difference(gradients[0], gradients[1]) <= 1e-12
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["batch-statistics", "running-statistics"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_registration(layout: str, running: bool) -> None:
+    channels, upsample, kernel, rates, stride = LAYOUTS[layout]
+    inputs = sources(channels, upsample, gated=True)
+    branches = [branch(sum(channels), 6, kernel, rate, running) for rate in rates]
+    arguments = (
+        *flatten(inputs, torch.float64),
+        [b.weight for b in branches],
+        [b.bias for b in branches],
+        stride,
+        list(rates),
+        torch.stack([b.gamma for b in branches]),
+        torch.stack([b.beta for b in branches]),
+        [b.eps for b in branches],
+        torch.stack([b.running_mean for b in branches]) if running else None,  # type: ignore[misc]
+        torch.stack([b.running_var for b in branches]) if running else None,  # type: ignore[misc]
+    )
+    assert set(opcheck(torch.ops.fastresunet.conv_norm_sum.default, arguments).values()) == {"SUCCESS"}
+
+
+def test_mixed_statistics_are_refused() -> None:
+    inputs = sources((4,), (False,), False)
+    with pytest.raises(ValueError, match="1 of 2 have a running mean"):
+        ops.conv_norm_sum(inputs, [branch(4, 6, 3, 1, running=True), branch(4, 6, 3, 2, running=False)])
