@@ -1,0 +1,1 @@
+"""Training, evaluation and prediction around the network; install with ``pip install "fastresunet[train]"``."""

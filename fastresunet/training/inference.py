@@ -1,0 +1,51 @@
+"""Run the network on images of any size."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastresunet.training.errors import UserError
+from fastresunet.training.transforms import resize_image, to_network_input
+
+DEFAULT_SIZE = 256
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def choose_device(device: Device) -> torch.device:
+    """Return the device to compute on.
+
+    Args:
+        device: ``"auto"`` takes CUDA where there is one.
+
+    Raises:
+        UserError: CUDA was asked for but is not available.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("no CUDA device is available to PyTorch; use --device cpu, or see: fastresunet info")
+    return torch.device(device)
+
+
+@torch.inference_mode()
+def predict_probability(model: nn.Module, image: Tensor, size: int) -> Tensor:
+    """Predict the probability of foreground for each pixel of an image.
+
+    The image is stretched to ``size``, as in training; the logits are stretched back before the sigmoid.
+
+    Args:
+        model: network in evaluation mode, logits (N, 1, H, W) out.
+        image: uint8 tensor (3, H, W) on the CPU.
+        size: height and width for the network, in pixels.
+
+    Returns:
+        float32 tensor (H, W) in 0..1 on the CPU.
+    """
+    device = next(model.parameters()).device
+    inputs = to_network_input(resize_image(image, size))[None].to(device)
+    logits: Tensor = F.interpolate(model(inputs).float(), image.shape[1:], mode="bilinear")
+    return logits[0, 0].sigmoid().cpu()

@@ -1,0 +1,98 @@
+"""Checkpoints of this package, bare and wrapped parameters, and damaged files."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastresunet import ResUNetPP
+from fastresunet.training.checkpoints import AtomicCheckpointIO, load_model, read_checkpoint
+from fastresunet.training.errors import UserError
+from fastresunet.training.fit import TrainingResult
+
+from .conftest import FILTERS
+
+
+def wrap(state: dict[str, Tensor], form: str) -> dict[str, Any]:
+    if form == "module. prefix":
+        return {f"module.{name}": value for name, value in state.items()}
+    if form == "compiled in DataParallel":
+        return {"epoch": 3, "state_dict": {f"module._orig_mod.{name}": value for name, value in state.items()}}
+    if form == "under model_state_dict":
+        return {"model_state_dict": state}
+    return state
+
+
+@pytest.mark.parametrize("form", ["bare", "module. prefix", "compiled in DataParallel", "under model_state_dict"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"filters": FILTERS},
+        {"filters": (8, 16, 16, 24, 32), "in_channels": 4, "num_classes": 2, "se_reduction": 4},
+    ],
+    ids=["small", "other arguments"],
+)
+def test_published_forms_load(tmp_path: Path, form: str, arguments: dict[str, Any]) -> None:
+    reference = ResUNetPP(**arguments)
+    torch.save(wrap(reference.state_dict(), form), tmp_path / "model.pth")
+    model, size = load_model(tmp_path / "model.pth")
+    assert size is None
+    assert not model.training
+    assert model.filters == tuple(arguments["filters"])
+    torch.testing.assert_close(model.state_dict(), reference.state_dict(), rtol=0, atol=0)
+
+
+def test_own_checkpoint_loads_with_weights_only(trained: TrainingResult) -> None:
+    for path in (trained.best_checkpoint, trained.last_checkpoint):
+        torch.load(path, weights_only=True)
+        model, size = load_model(path)
+        assert size == 32
+        assert model.filters == FILTERS
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 20_000])
+def test_truncated_checkpoint(tmp_path: Path, trained: TrainingResult, length: int) -> None:
+    path = tmp_path / "cut.ckpt"
+    path.write_bytes(trained.last_checkpoint.read_bytes()[:length])
+    with pytest.raises(UserError, match=r"cut\.ckpt .*(truncated|damaged).*another copy"):
+        read_checkpoint(path)
+
+
+def test_other_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "file.pth"
+    with pytest.raises(UserError, match=r"there is no checkpoint .*file\.pth"):
+        load_model(path)
+    path.write_text("text, no checkpoint")
+    with pytest.raises(UserError, match=r"file\.pth cannot be read; it is truncated or no PyTorch checkpoint"):
+        load_model(path)
+    torch.save(nn.Linear(2, 2), path)
+    with pytest.raises(UserError, match=r"holds Python objects that could run code"):
+        load_model(path)
+    torch.save(torch.zeros(3), path)
+    with pytest.raises(UserError, match=r"holds a Tensor, expected a dictionary"):
+        load_model(path)
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(UserError, match=r"holds no parameters.*'epoch'"):
+        load_model(path)
+    torch.save(nn.Linear(2, 2).state_dict(), path)
+    with pytest.raises(UserError, match=r"does not hold the parameters of ResUNet\+\+"):
+        load_model(path)
+
+
+def test_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*last\.ckpt: No space left on device.*free some space"):
+        AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
+    assert read_checkpoint(path) == {"epoch": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

@@ -1,0 +1,163 @@
+"""The command line: help, exit codes, messages without traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastresunet.cli import main
+from fastresunet.training import demo, fit
+from fastresunet.training.fit import TrainingResult
+
+from .conftest import FILTERS
+
+SMALL = ["--size", "32", "--batch-size", "4", "--workers", "0", "--device", "cpu", "--filters", *map(str, FILTERS)]
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "demo", "info"])
+def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert command == "info" or f"fastresunet {command} " in text.partition("examples:")[2]
+
+
+def test_help_needs_no_train_extra() -> None:
+    heavy = "{'lightning', 'torchmetrics', 'torchvision', 'PIL', 'rich', 'matplotlib'}"
+    code = f"import sys, fastresunet.cli as cli; cli.build_parser(); print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_missing_train_extra() -> None:
+    code = "import sys; sys.modules['lightning'] = None; from fastresunet.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "train", "--data", "data", "--out", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == 'error: this command needs lightning. Run: pip install "fastresunet[train]"\n'
+
+
+def test_train_evaluate_predict(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, data = tmp_path / "run", str(shared_data)
+    assert main(["train", "--data", data, "--out", str(run), "--epochs", "1", *SMALL]) == 0
+    assert "Next: fastresunet evaluate --checkpoint" in capsys.readouterr().out
+    checkpoint = ["--checkpoint", str(run / "best.ckpt"), "--device", "cpu"]
+    assert main(["evaluate", "--data", data, "--out", str(run), *checkpoint]) == 0
+    assert "per_image.csv" in capsys.readouterr().out.replace("\n", "")
+    assert main(["predict", str(shared_data / "images/000*.png"), "--out", str(run), *checkpoint]) == 0
+    assert len(list((run / "masks").iterdir())) == 10
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["train", "--out", "out"],
+        ["train", "--data", "d", "--out", "o", "--size", "8"],
+        ["train", "--data", "d", "--out", "o", "--epochs", "many"],
+        ["train", "--data", "d", "--out", "o", "--precision", "8"],
+        ["predict", "--checkpoint", "c", "--out", "o"],
+        ["predict", "--checkpoint", "c", "--out", "o", "--threshold", "50", "image.png"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_command_line_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "usage: fastresunet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train", "--data", "{data}", "--out", "{out}", *SMALL], "cannot read image {data}/images/0002.png"),
+        (["train", "--data", "{out}", "--out", "{out}", *SMALL], "there is no folder {out}/images"),
+        (["evaluate", "--data", "{data}", "--checkpoint", "{out}/a.ckpt"], "there is no checkpoint {out}/a.ckpt"),
+        (["predict", "{data}/*.gif", "--checkpoint", "{out}/a.ckpt", "--out", "{out}"], "matches no file"),
+    ],
+    ids=["corrupt image", "no data", "no checkpoint", "no input"],
+)
+def test_problems_exit_with_1_and_a_message(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], message: str
+) -> None:
+    (data / "images/0002.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    names = {"data": str(data), "out": str(tmp_path)}
+    assert main([word.format(**names) for word in command]) == 1
+    error = capsys.readouterr().err
+    assert message.format(**names) in error
+    assert "Traceback" not in error
+
+
+def test_output_folder_that_is_a_file(
+    trained: TrainingResult, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("keep")
+    image, checkpoint = str(shared_data / "images/0000.png"), str(trained.best_checkpoint)
+    assert main(["predict", image, "--checkpoint", checkpoint, "--out", str(tmp_path / "file")]) == 1
+    assert "cannot write" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "keep"
+
+
+def test_interrupt_exits_with_130_and_says_how_to_resume(shared_data: Path, tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from fastresunet.cli import main
+from fastresunet.training.lightning_module import SegmentationModule
+step = SegmentationModule.training_step
+def interrupted(self, batch):
+    os.kill(os.getpid(), signal.SIGINT)
+    return step(self, batch)
+SegmentationModule.training_step = interrupted
+sys.exit(main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", code, "train", "--data", str(shared_data), "--out", str(tmp_path), *SMALL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "with --resume to go on" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "last.ckpt").is_file()
+
+
+def test_interrupt_elsewhere_exits_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fit, "train", lambda *args, **options: os.kill(os.getpid(), signal.SIGINT))
+    assert main(["train", "--data", "d", "--out", "o"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_out_of_memory_names_the_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def train(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(fit, "train", train)
+    assert main(["train", "--data", "d", "--out", "o"]) == 1
+    assert "smaller --batch-size or --size" in capsys.readouterr().err
+
+
+def test_info_names_backends(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    for word in ("fastresunet", "torch:", "cpu:", "triton: "):
+        assert word in text
+
+
+def test_demo_trains_scores_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "SIZE", 32)
+    monkeypatch.setattr(demo, "SYNTHETIC_IMAGES", 16)
+    result = demo.demo(None, tmp_path, seconds=2)
+    assert result.folder == tmp_path / "run-1"
+    assert (result.folder / "overlays.png").is_file()
+    assert 0 <= result.dice <= 1
+    assert 0 < result.constant_dice < 1
+    assert result.comparison.output_difference < 1e-3
+    assert result.comparison.activation_bytes > 0

@@ -1,0 +1,70 @@
+"""Evaluation at the original size, and its files."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fastresunet import ResUNetPP
+from fastresunet.training.data import find_pairs
+from fastresunet.training.errors import UserError
+from fastresunet.training.evaluate import evaluate, evaluate_model
+from fastresunet.training.fit import TrainingResult
+
+from .conftest import FILTERS
+
+
+class ConstantModel(nn.Module):
+    """Predicts the same logit everywhere."""
+
+    def __init__(self, logit: float) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.tensor(logit))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logit.expand(len(images), 1, *images.shape[2:])
+
+
+def test_files_hold_every_image_and_both_levels(trained: TrainingResult, shared_data: Path, tmp_path: Path) -> None:
+    evaluation = evaluate(trained.best_checkpoint, shared_data, tmp_path, split="all", device="cpu")
+    with (tmp_path / "per_image.csv").open() as file:
+        images = list(csv.DictReader(file))
+    assert [row["image"] for row in images] == [f"{index:04d}" for index in range(12)]
+    pixels = sum(int(images[0][name]) for name in ("true_positives", "false_positives", "true_negatives"))
+    assert pixels + int(images[0]["false_negatives"]) == 48 * 48
+    mean_dice = sum(float(row["dice"]) for row in images) / 12
+    assert mean_dice == pytest.approx(evaluation.image_means["dice"], abs=1e-6)
+    with (tmp_path / "summary.csv").open() as file:
+        summary = {row["metric"]: row for row in csv.DictReader(file)}
+    assert float(summary["dice"]["image_mean"]) == pytest.approx(mean_dice, abs=1e-6)
+    assert float(summary["f2"]["dataset"]) == pytest.approx(evaluation.dataset_scores["f2"], abs=1e-6)
+
+
+def test_splits_are_those_of_training(trained: TrainingResult, shared_data: Path) -> None:
+    names = {
+        split: set(evaluate(trained.best_checkpoint, shared_data, split=split, device="cpu").names)
+        for split in ("train", "val", "all")
+    }
+    assert len(names["val"]) == 2
+    assert names["train"] | names["val"] == names["all"]
+
+
+@pytest.mark.parametrize(("logit", "threshold", "recall"), [(1.0, 0.5, 1), (-1.0, 0.5, 0), (-1.0, 0.2, 1)])
+def test_threshold_and_original_sizes(data: Path, logit: float, threshold: float, recall: float) -> None:
+    for folder in ("images", "masks"):
+        path = data / folder / "0001.png"
+        Image.open(path).resize((30, 50)).save(path)
+    evaluation = evaluate_model(ConstantModel(logit), find_pairs(data), 32, threshold)
+    assert evaluation.counts.sum(1).tolist() == [48 * 48, 30 * 50] + [48 * 48] * 4
+    assert evaluation.dataset_scores["recall"] == recall
+
+
+def test_other_channels_are_named(shared_data: Path, tmp_path: Path) -> None:
+    torch.save(ResUNetPP(in_channels=1, num_classes=3, filters=FILTERS).state_dict(), tmp_path / "grey.pth")
+    with pytest.raises(UserError, match=r"grey\.pth maps 1 channel\(s\) to 3 class"):
+        evaluate(tmp_path / "grey.pth", shared_data, device="cpu")

@@ -1,0 +1,61 @@
+"""The loss against its formula in float64, and where masks are empty."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastresunet.training.losses import bce_dice_loss
+
+
+def formula(logits: Tensor, target: Tensor) -> Tensor:
+    logits, target = logits.double(), target.double()
+    probability = 1 / (1 + torch.exp(-logits))
+    cross_entropy = -(target * probability.log() + (1 - target) * (1 - probability).log()).mean()
+    dice = [(2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1) for p, t in zip(probability, target, strict=True)]
+    return cross_entropy + 1 - torch.stack(dice).mean()
+
+
+def example(seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, 1, 16, 20, generator=generator) * 3
+    return logits, (torch.rand(3, 1, 16, 20, generator=generator) > 0.7).float()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_loss_equals_formula(seed: int) -> None:
+    logits, target = example(seed)
+    torch.testing.assert_close(bce_dice_loss(logits, target).double(), formula(logits, target), rtol=1e-6, atol=0)
+
+
+def test_loss_is_float32_under_autocast() -> None:
+    logits, target = example()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = bce_dice_loss(logits.bfloat16(), target)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), formula(logits.bfloat16(), target), rtol=1e-6, atol=0)
+
+
+def test_large_float16_logits_do_not_overflow() -> None:
+    logits = torch.full((1, 1, 300, 300), 60000.0, dtype=torch.float16)
+    assert torch.isfinite(bce_dice_loss(logits, torch.zeros_like(logits)))
+
+
+@pytest.mark.parametrize("value", [-200.0, 0.0, 200.0])
+@pytest.mark.parametrize("foreground", [0.0, 1.0], ids=["empty mask", "full mask"])
+def test_constant_masks_have_finite_gradients(foreground: float, value: float) -> None:
+    logits = torch.full((2, 1, 8, 8), value, requires_grad=True)
+    loss = bce_dice_loss(logits, torch.full((2, 1, 8, 8), foreground))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient).all()
+
+
+def test_right_empty_prediction_costs_nothing() -> None:
+    assert bce_dice_loss(torch.full((1, 1, 8, 8), -50.0), torch.zeros(1, 1, 8, 8)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_different_shapes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"\(1, 1, 8, 8\) and \(1, 8, 8\)"):
+        bce_dice_loss(torch.zeros(1, 1, 8, 8), torch.zeros(1, 8, 8))

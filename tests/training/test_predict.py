@@ -1,0 +1,89 @@
+"""Prediction of files, folders and patterns."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastresunet.training.errors import UserError
+from fastresunet.training.fit import TrainingResult
+from fastresunet.training.predict import find_inputs, predict
+
+
+@pytest.fixture
+def images(shared_data: Path, tmp_path: Path) -> Path:
+    """Folder with a 48x48 PNG, a 61x35 JPEG and a 40x40 grey TIFF."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    source = Image.open(shared_data / "images/0000.png")
+    source.save(folder / "a.png")
+    source.resize((61, 35)).save(folder / "b.jpg")
+    source.resize((40, 40)).convert("L").save(folder / "c[1].tif")
+    return folder
+
+
+def test_masks_overlays_and_probabilities_have_the_original_size(
+    trained: TrainingResult, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    masks = predict(trained.best_checkpoint, [images], out, overlays=True, probabilities=True, device="cpu")
+    assert masks == [out / "masks" / name for name in ("a.png", "b.png", "c[1].png")]
+    for name, size in (("a", (48, 48)), ("b", (61, 35)), ("c[1]", (40, 40))):
+        mask, probability = Image.open(out / f"masks/{name}.png"), Image.open(out / f"probabilities/{name}.png")
+        overlay = Image.open(out / f"overlays/{name}.png")
+        assert (mask.size, probability.size, overlay.size) == (size, size, size)
+        assert (mask.mode, overlay.mode) == ("L", "RGB")
+        grey = np.asarray(probability)
+        assert grey.dtype == np.uint16
+        assert np.array_equal(np.asarray(mask), np.where(grey > 0.5 * 65535, 255, 0))
+
+
+def test_only_masks_without_request(trained: TrainingResult, images: Path, tmp_path: Path) -> None:
+    predict(trained.best_checkpoint, [images / "a.png"], tmp_path / "out", device="cpu")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"]
+
+
+def test_inputs_are_files_folders_and_patterns(images: Path) -> None:
+    assert list(find_inputs([images])) == ["a", "b", "c[1]"]
+    assert list(find_inputs([str(images / "*.jpg"), images / "c[1].tif"])) == ["b", "c[1]"]
+    assert list(find_inputs([images, images / "a.png"])) == ["a", "b", "c[1]"]
+
+
+def test_bad_inputs_are_named(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing\*\.png' matches no file"):
+        find_inputs([str(images / "missing*.png")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no image in .*empty"):
+        find_inputs([tmp_path / "empty"])
+    shutil.copytree(images, tmp_path / "more")
+    with pytest.raises(UserError, match=r"would both write a\.png"):
+        find_inputs([images, tmp_path / "more"])
+
+
+def test_corrupt_image_keeps_masks_already_written(trained: TrainingResult, images: Path, tmp_path: Path) -> None:
+    (images / "b.jpg").write_bytes((images / "b.jpg").read_bytes()[:300])
+    with pytest.raises(UserError, match=r"cannot read image .*b\.jpg"):
+        predict(trained.best_checkpoint, [images], tmp_path / "out", device="cpu")
+    assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["a.png"]
+
+
+def test_full_disk_keeps_masks_already_written(
+    trained: TrainingResult, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    predict(trained.best_checkpoint, [images / "a.png"], out, device="cpu")
+    before = (out / "masks/a.png").read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*a\.png: No space left"):
+        predict(trained.best_checkpoint, [images], out, threshold=0.1, device="cpu")
+    assert (out / "masks/a.png").read_bytes() == before
+    assert [path.name for path in (out / "masks").iterdir()] == ["a.png"]
