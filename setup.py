@@ -1,12 +1,13 @@
-"""Maps the top-level folder ``kernels/`` to the import package ``fastresunet_kernels``; all metadata is in pyproject.toml."""
+"""Installs the folder ``kernels/`` as ``fastresunet_kernels``; the metadata is in pyproject.toml."""
 
 from setuptools import find_packages, setup
 
+kernels = [
+    name.replace("kernels", "fastresunet_kernels", 1) for name in find_packages(include=["kernels", "kernels.*"])
+]
+
 setup(
-    packages=[
-        *find_packages(include=["fastresunet", "fastresunet.*"]),
-        *(package.replace("kernels", "fastresunet_kernels", 1) for package in find_packages(include=["kernels", "kernels.*"])),
-    ],
+    packages=[*find_packages(include=["fastresunet", "fastresunet.*"]), *kernels],
     package_dir={"fastresunet_kernels": "kernels"},
     package_data={"fastresunet": ["py.typed"], "fastresunet_kernels": ["py.typed"]},
 )

@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="image height and width in pixels (default: 128)")
     parser.add_argument("--batch-size", type=int, default=8, help="images a step (default: 8)")
     parser.add_argument("--steps", type=int, default=20, help="optimiser steps (default: 20)")
-    parser.add_argument("--lr", type=float, default=1e-4, help="learning rate of AdamW (default: 0.0001)")
+    parser.add_argument(
+        "--lr", type=float, default=3e-3, help="learning rate of SGD with momentum 0.9 (default: 0.003)"
+    )
     options = parser.parse_args()
     batches = read_batches(options.data, options.size, options.batch_size, options.steps)
     torch.manual_seed(0)

@@ -51,7 +51,9 @@ def gradient_difference(model: nn.Module, reference: nn.Module, batch: Batch) ->
 
 
 def loss_curves(models: Sequence[nn.Module], batches: Sequence[Batch], lr: float) -> list[list[float]]:
-    """Train each network on the same batches with AdamW and record the losses.
+    """Train each network on the same batches with stochastic gradient descent and record the losses.
+
+    Not with Adam: it divides gradients by their own size and so turns rounding of gradients near 0 into whole steps.
 
     Args:
         models: networks; they are trained in place.
@@ -63,7 +65,7 @@ def loss_curves(models: Sequence[nn.Module], batches: Sequence[Batch], lr: float
     """
     curves = []
     for model in models:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
         losses = []
         model.train()
         for images, masks in batches:

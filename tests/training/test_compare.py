@@ -37,8 +37,7 @@ def matched_models() -> tuple[FastResUNetPP, ResUNetPP]:
 
 
 def test_first_twenty_losses_agree() -> None:
-    # At ten times this rate AdamW amplifies rounding: the reference then differs from itself in another memory format.
-    fast, reference = loss_curves(matched_models(), [batch(seed) for seed in range(20)], lr=1e-4)
+    fast, reference = loss_curves(matched_models(), [batch(seed) for seed in range(20)], lr=3e-3)
     assert len(reference) == 20
     assert fast == pytest.approx(reference, rel=1e-3)
     assert sum(reference[-5:]) < sum(reference[:5])
