@@ -5,48 +5,80 @@ Parameters and their names come from the plain classes in ``fastresunet.referenc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, overload
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from fastresunet import reference
 from fastresunet.feature_map import FeatureMap
 from fastresunet.normalization import gated_sources, normalized_sources, normalized_sum, uses_batch_statistics
-from fastresunet.ops import Source, conv
+from fastresunet.ops import Backend, Source, conv
 
 
 class FusedBlock(nn.Module):
-    """A block that maps feature maps to a feature map, or plain tensors to a plain tensor."""
+    """A block that maps feature maps to a feature map, or plain tensors to a plain tensor.
 
-    def fused(self, *maps: FeatureMap) -> FeatureMap:
-        """Compute the block on feature maps."""
-        raise NotImplementedError
+    Subclasses inherit from a plain block as well. Where that block's layers have been replaced or have hooks, the plain
+    forward pass is computed instead of the fused one.
+    """
 
-    @overload
-    def forward(self, *inputs: FeatureMap) -> FeatureMap: ...
-    @overload
-    def forward(self, *inputs: Tensor) -> Tensor: ...
-    def forward(self, *inputs: FeatureMap | Tensor) -> FeatureMap | Tensor:
-        """Return a ``FeatureMap`` for ``FeatureMap`` inputs and a tensor for tensors; shapes as in the plain class."""
-        if all(isinstance(x, FeatureMap) for x in inputs):
-            return self.fused(*inputs)  # type: ignore[arg-type]
-        return self.fused(*(x if isinstance(x, FeatureMap) else FeatureMap.from_tensor(x) for x in inputs)).to_tensor()
+    fused: Callable[..., FeatureMap]
+    backend: Backend = "auto"
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Return a ``FeatureMap`` for feature maps and a tensor for tensors; arguments are those of the plain class."""
+        maps = [_as_map(x) for x in inputs]
+        named_maps = {name: _as_map(x) for name, x in named.items()}
+        if can_be_fused(self):
+            result = self.fused(*maps, **named_maps)
+        else:
+            tensors = [x.to_tensor() for x in maps]
+            plain = super().forward(*tensors, **{name: x.to_tensor() for name, x in named_maps.items()})
+            result = FeatureMap.from_tensor(plain)
+        given = (*inputs, *named.values())
+        return result if all(isinstance(x, FeatureMap) for x in given) else result.to_tensor()
+
+
+def can_be_fused(block: nn.Module) -> bool:
+    """Return whether the layers of ``block`` itself are those that the fused operations assume, without hooks."""
+    for child in block.children():
+        if isinstance(child, FusedBlock):
+            continue
+        layers = tuple(child) if isinstance(child, nn.Sequential) else (child,)
+        if not all(_is_plain_layer(layer) for layer in layers):
+            return False
+    return True
+
+
+def _is_plain_layer(layer: nn.Module) -> bool:
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return False
+    if type(layer) is nn.Conv2d:
+        kernel_size = layer.kernel_size[0]
+        padding = layer.dilation[0] * (kernel_size // 2)
+        plain = layer.padding_mode == "zeros" and layer.groups == 1 and layer.bias is not None
+        return plain and layer.padding == (padding, padding) and layer.kernel_size in ((1, 1), (3, 3))
+    if type(layer) in (nn.BatchNorm2d, nn.SyncBatchNorm):
+        return layer.weight is not None and layer.bias is not None
+    return type(layer) in (nn.ReLU, nn.MaxPool2d, nn.Linear, nn.Sigmoid)
 
 
 class SqueezeExcite(FusedBlock, reference.SqueezeExcite):
     """Squeeze-and-excitation: the squeeze is the map's mean, the excitation becomes its gate; no image is touched."""
 
-    def fused(self, *maps: FeatureMap) -> FeatureMap:
+    def fused(self, x: FeatureMap) -> FeatureMap:
         """Return the map with its gate set, an earlier gate included."""
-        (x,) = maps
+        first, _, last, _ = _layers(self.net)
+        if x.channels != first.in_features:
+            raise ValueError(f"expected features of {first.in_features} channels, got {x.channels}")
         x = x.with_statistics()
         assert x.mean is not None
         mean = x.mean if x.gate is None else x.mean * x.gate
-        first, _, last, _ = _layers(self.net)
-        with torch.autocast(mean.device.type, enabled=False):
+        with _full_precision(mean.device.type):
             hidden = F.relu(F.linear(mean, first.weight.to(mean.dtype)))
             gate = torch.sigmoid(F.linear(hidden, last.weight.to(mean.dtype)))
         return FeatureMap(x.data, x.mean, x.m2, gate if x.gate is None else gate * x.gate)
@@ -57,14 +89,21 @@ class StemBlock(FusedBlock, reference.StemBlock):
 
     attention_class = SqueezeExcite
 
-    def fused(self, *maps: FeatureMap) -> FeatureMap:
+    def fused(self, x: FeatureMap) -> FeatureMap:
         """Compute the block on the image."""
-        (image,) = maps
         first, norm, _, second = _layers(self.c1)
-        hidden = conv(gated_sources(maps, [False]), first.weight, first.bias, statistics=uses_batch_statistics(norm))
-        shortcut = normalized_sum([image], [False], [_layers(self.c2)])
+        hidden = conv(
+            gated_sources([x], [False]),
+            first.weight,
+            first.bias,
+            statistics=uses_batch_statistics(norm),
+            backend=self.backend,
+        )
+        shortcut = normalized_sum([x], [False], [_layers(self.c2)], backend=self.backend)
         sources = normalized_sources(norm, [FeatureMap(*hidden)], [False])
-        return self.attn(FeatureMap(*conv(sources, second.weight, second.bias, residual=shortcut)))
+        return self.attn(
+            FeatureMap(*conv(sources, second.weight, second.bias, residual=shortcut, backend=self.backend))
+        )
 
 
 class ResidualBlock(FusedBlock, reference.ResidualBlock):
@@ -72,9 +111,9 @@ class ResidualBlock(FusedBlock, reference.ResidualBlock):
 
     attention_class = SqueezeExcite
 
-    def fused(self, *maps: FeatureMap) -> FeatureMap:
+    def fused(self, x: FeatureMap) -> FeatureMap:
         """Compute the block on one map."""
-        return self.on_concatenation(maps, [False] * len(maps))
+        return self.on_concatenation([x], [False])
 
     def on_concatenation(self, maps: Sequence[FeatureMap], upsample: Sequence[bool]) -> FeatureMap:
         """Compute the block on the concatenation of ``maps``, those in ``upsample`` read at twice their size."""
@@ -85,37 +124,45 @@ class ResidualBlock(FusedBlock, reference.ResidualBlock):
             first.bias,
             stride=first.stride[0],
             statistics=uses_batch_statistics(norm),
+            backend=self.backend,
         )
-        shortcut = normalized_sum(maps, upsample, [_layers(self.c2)], first.stride[0])
+        shortcut = normalized_sum(maps, upsample, [_layers(self.c2)], first.stride[0], self.backend)
         sources = normalized_sources(norm, [FeatureMap(*hidden)], [False])
-        return self.attn(FeatureMap(*conv(sources, second.weight, second.bias, residual=shortcut)))
+        return self.attn(
+            FeatureMap(*conv(sources, second.weight, second.bias, residual=shortcut, backend=self.backend))
+        )
 
 
 class ASPP(FusedBlock, reference.ASPP):
     """Atrous spatial pyramid pooling: the sum of normalised dilated convolutions, projected by a 1x1 convolution."""
 
-    def fused(self, *maps: FeatureMap) -> FeatureMap:
+    # Whether a BatchNorm reads the result; without, its statistics are not taken.
+    feeds_normalization = True
+
+    def fused(self, x: FeatureMap) -> FeatureMap:
         """Compute the block on one map."""
-        total = normalized_sum(maps, [False], [_layers(branch) for branch in self.branches])
-        projection = self.projection
-        return FeatureMap(*conv([Source(total)], projection.weight, projection.bias, statistics=self.training))
+        total = normalized_sum([x], [False], [_layers(branch) for branch in self.branches], backend=self.backend)
+        projection, wanted = self.projection, self.training and self.feeds_normalization
+        return FeatureMap(
+            *conv([Source(total)], projection.weight, projection.bias, statistics=wanted, backend=self.backend)
+        )
 
 
 class AttentionGate(FusedBlock, reference.AttentionGate):
     """Attention gate: pooling, sum and product happen as the three convolutions write."""
 
-    def fused(self, *maps: FeatureMap) -> FeatureMap:
-        """Gate the second map by the first one, the skip connection at twice its resolution."""
-        skip, x = maps
+    def fused(self, g: FeatureMap, x: FeatureMap) -> FeatureMap:
+        """Gate ``x`` by ``g``, the skip connection at twice its resolution."""
         skip_norm, _, skip_conv, _ = _layers(self.g_conv)
         x_norm, _, x_conv = _layers(self.x_conv)
         norm, _, last = _layers(self.gc_conv)
         pooled = conv(
-            normalized_sources(skip_norm, [skip], [False]),
+            normalized_sources(skip_norm, [g], [False]),
             skip_conv.weight,
             skip_conv.bias,
             pool=True,
             statistics=False,
+            backend=self.backend,
         )
         total = conv(
             normalized_sources(x_norm, [x], [False]),
@@ -123,9 +170,18 @@ class AttentionGate(FusedBlock, reference.AttentionGate):
             x_conv.bias,
             residual=pooled.data,
             statistics=uses_batch_statistics(norm),
+            backend=self.backend,
         )
         sources = normalized_sources(norm, [FeatureMap(*total)], [False])
-        gated = conv(sources, last.weight, last.bias, gate=x.data, gate_scale=x.gate, statistics=self.training)
+        gated = conv(
+            sources,
+            last.weight,
+            last.bias,
+            gate=x.data,
+            gate_scale=x.gate,
+            statistics=self.training,
+            backend=self.backend,
+        )
         return FeatureMap(*gated)
 
 
@@ -136,12 +192,34 @@ class DecoderBlock(FusedBlock, reference.DecoderBlock):
     residual_class = ResidualBlock
     r1: ResidualBlock
 
-    def fused(self, *maps: FeatureMap) -> FeatureMap:
-        """Decode the second map with the first one, the skip connection at twice its resolution."""
-        skip, _ = maps
-        return self.r1.on_concatenation([self.a1(*maps), skip], [True, False])
+    def fused(self, g: FeatureMap, x: FeatureMap) -> FeatureMap:
+        """Decode ``x`` with ``g``, the skip connection at twice its resolution."""
+        gated = self.a1(g, x)
+        if not _runs_unhooked(self.r1):
+            upsampled = F.interpolate(gated.to_tensor(), scale_factor=2, mode="nearest")
+            return self.r1(FeatureMap.from_tensor(torch.cat([upsampled, g.to_tensor()], dim=1)))
+        return self.r1.on_concatenation([gated, g], [True, False])
 
 
 def _layers(sequential: nn.Sequential) -> Any:
     """Return the layers of a sequential as a tuple; their classes are known from the plain network."""
     return tuple(sequential)
+
+
+def _runs_unhooked(block: nn.Module) -> bool:
+    """Return whether a fused block may be entered past its ``forward``."""
+    return (
+        isinstance(block, ResidualBlock)
+        and not block._forward_hooks
+        and not block._forward_pre_hooks
+        and can_be_fused(block)
+    )
+
+
+def _as_map(x: Any) -> FeatureMap:
+    return x if isinstance(x, FeatureMap) else FeatureMap.from_tensor(x)
+
+
+def _full_precision(device_type: str) -> Any:
+    """Switch autocast off, where the device has one: vectors stay in float32."""
+    return torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else nullcontext()

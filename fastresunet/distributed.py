@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,25 +13,37 @@ def is_synchronized(norm: nn.Module) -> bool:
     if not isinstance(norm, nn.SyncBatchNorm) or not norm.training:
         return False
     distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and _group_size(norm) > 1
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size(_group(norm)) > 1
 
 
 def merge_over_processes(norm: nn.Module, mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, biased variance (C) and number of values over all processes, by Chan's formula; differentiable."""
-    # Not at the top: PyTorch builds without torch.distributed have no such module.
-    from torch.distributed.nn.functional import all_reduce  # noqa: PLC0415
-
     group = _group(norm)
-    total = all_reduce(mean.new_tensor(float(count)), group=group)
-    merged_mean = all_reduce(mean * count, group=group) / total
-    merged_variance = all_reduce((variance + (mean - merged_mean).square()) * count, group=group) / total
-    return merged_mean, merged_variance, total
+    weighted = torch.cat([mean * count, mean.new_tensor([float(count)])])
+    summed = _SumOverProcesses.apply(weighted, group)
+    total = summed[-1].detach()
+    merged_mean = summed[:-1] / total
+    deviations = (variance + (mean - merged_mean).square()) * count
+    return merged_mean, _SumOverProcesses.apply(deviations, group) / total, total
 
 
-def _group(norm: nn.Module) -> torch.distributed.ProcessGroup | None:
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over processes; each process's result depends on every process's tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        total = x.clone()
+        torch.distributed.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        total = grad.clone()
+        torch.distributed.all_reduce(total, group=ctx.group)
+        return total, None
+
+
+def _group(norm: nn.Module) -> Any:
     group = getattr(norm, "process_group", None)
     return torch.distributed.group.WORLD if group is None else group
-
-
-def _group_size(norm: nn.Module) -> int:
-    return torch.distributed.get_world_size(_group(norm))

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastresunet.ops import channel_statistics
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FeatureMap:
     """Raw features with what later BatchNorms and convolutions need to know about them.
 

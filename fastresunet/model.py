@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastresunet.blocks import ASPP, DecoderBlock, ResidualBlock, StemBlock
+from fastresunet.blocks import ASPP, DecoderBlock, FusedBlock, ResidualBlock, StemBlock
 from fastresunet.feature_map import FeatureMap
-from fastresunet.ops import Source, conv
+from fastresunet.ops import Backend, Source, check_backend, conv
 from fastresunet.reference import ResUNetPP
 
 _SIZE_MULTIPLE = 8  # three halvings
@@ -28,8 +27,8 @@ class FastResUNetPP(ResUNetPP):
         filters: channels of the stem, the three encoder blocks and the bridge.
         se_reduction: reduction of every squeeze-and-excitation.
         aspp_rates: dilation of each branch of the two ASPP modules.
-        backend: what computes the fused operations; ``"auto"`` chooses the fastest available one, at present always
-            ``"torch"``, plain PyTorch.
+        backend: what computes the fused operations: ``"torch"``, plain PyTorch on any device; ``"triton"``, Triton
+            kernels, on GPUs; ``"auto"`` chooses, at present always ``"torch"``.
 
     Raises:
         RuntimeError: the backend is not available.
@@ -41,6 +40,7 @@ class FastResUNetPP(ResUNetPP):
     residual_class = ResidualBlock
     aspp_class = ASPP
     decoder_class = DecoderBlock
+    aspp: ASPP
 
     def __init__(
         self,
@@ -49,11 +49,15 @@ class FastResUNetPP(ResUNetPP):
         filters: Sequence[int] = (16, 32, 64, 128, 256),
         se_reduction: int = 8,
         aspp_rates: Sequence[int] = (1, 6, 12, 18),
-        backend: Literal["auto", "triton", "torch"] = "auto",
+        backend: Backend = "auto",
     ) -> None:
-        _check_backend(backend)
+        check_backend(backend)
         super().__init__(in_channels, num_classes, filters, se_reduction, aspp_rates)
         self.backend = backend
+        self.aspp.feeds_normalization = False
+        for module in self.modules():
+            if isinstance(module, FusedBlock):
+                module.backend = backend
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits for images of any size from 8 x 8 on.
@@ -85,7 +89,8 @@ class FastResUNetPP(ResUNetPP):
         d2 = self.d2(c2, d1)
         d3 = self.d3(c1, d2)
         features = self.aspp(d3)
-        logits = conv([Source(features.data)], self.output.weight, self.output.bias, statistics=False).data
+        weight, bias = self.output.weight, self.output.bias
+        logits = conv([Source(features.to_tensor())], weight, bias, statistics=False, backend=self.backend).data
         return logits[:, :, :height, :width].contiguous()
 
     def _check_image(self, x: Tensor) -> None:
@@ -101,12 +106,9 @@ class FastResUNetPP(ResUNetPP):
             raise ValueError(
                 f"the image is on {x.device}, the model on {weight.device}: move one of them with .to(device)"
             )
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype != weight.dtype and not _autocast_enabled(x.device.type):
             raise TypeError(f"the image is {x.dtype}, the model {weight.dtype}: convert one of them with .to(dtype)")
 
 
-def _check_backend(backend: str) -> None:
-    if backend == "triton":
-        raise RuntimeError('backend="triton" is not available yet in this version; use backend="auto" or "torch"')
-    if backend not in ("auto", "torch"):
-        raise ValueError(f'backend must be "auto", "triton" or "torch", got {backend!r}')
+def _autocast_enabled(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)

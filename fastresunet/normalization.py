@@ -14,6 +14,7 @@ differentiating these vectors. Nearest upsampling leaves mean and variance as th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import TypeAlias
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from fastresunet.distributed import is_synchronized, merge_over_processes
 from fastresunet.feature_map import FeatureMap
-from fastresunet.ops import Branch, Source, conv, conv_norm_sum
+from fastresunet.ops import Backend, Branch, Source, accumulation_dtype, conv, conv_norm_sum
 
 Norm: TypeAlias = nn.BatchNorm2d | nn.SyncBatchNorm
 
@@ -43,8 +44,11 @@ def normalized_sources(
         relu: apply the ReLU after the normalisation.
 
     Raises:
-        ValueError: there is one value per channel only, in training mode.
+        ValueError: the maps do not have the norm's channels, or in training mode a channel has one value only.
     """
+    channels = sum(x.channels for x in maps)
+    if channels != norm.num_features:
+        raise ValueError(f"expected features of {norm.num_features} channels, got {channels}")
     if uses_batch_statistics(norm):
         maps = [x.with_statistics() for x in maps]
         affine = _batch_affine(norm, maps, upsample)
@@ -66,6 +70,7 @@ def normalized_sum(
     upsample: Sequence[bool],
     branches: Sequence[tuple[nn.Conv2d, Norm]],
     stride: int = 1,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Return the sum of ``norm(convolution(maps))`` over branches; updates running statistics.
 
@@ -76,8 +81,10 @@ def normalized_sum(
     norms = [norm for _, norm in branches]
     from_batch = uses_batch_statistics(norms[0])
     if any(is_synchronized(norm) or uses_batch_statistics(norm) != from_batch for norm in norms):
-        return torch.stack([_separate_branch(sources, *branch, stride) for branch in branches]).sum(dim=0)
-    total, mean, variance = conv_norm_sum(sources, [_branch(*branch) for branch in branches], stride=stride)
+        return reduce(torch.add, [_separate_branch(sources, *branch, stride, backend) for branch in branches])
+    total, mean, variance = conv_norm_sum(
+        sources, [_branch(*branch) for branch in branches], stride=stride, backend=backend
+    )
     if from_batch:
         count = total.numel() // total.shape[1]
         for k, norm in enumerate(norms):
@@ -111,7 +118,7 @@ def _batch_affine(norm: Norm, maps: Sequence[FeatureMap], upsample: Sequence[boo
 
 
 def _running_affine(norm: Norm, maps: Sequence[FeatureMap]) -> Tensor:
-    dtype = torch.promote_types(maps[0].data.dtype, torch.float32)
+    dtype = accumulation_dtype(maps[0].data.dtype)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     mu, var = norm.running_mean.to(dtype), norm.running_var.to(dtype)
@@ -157,8 +164,11 @@ def _branch(convolution: nn.Conv2d, norm: Norm) -> Branch:
     )
 
 
-def _separate_branch(sources: Sequence[Source], convolution: nn.Conv2d, norm: Norm, stride: int) -> Tensor:
-    result = conv(sources, convolution.weight, convolution.bias, stride=stride, dilation=convolution.dilation[0])
+def _separate_branch(
+    sources: Sequence[Source], convolution: nn.Conv2d, norm: Norm, stride: int, backend: Backend
+) -> Tensor:
+    weight, bias, dilation = convolution.weight, convolution.bias, convolution.dilation[0]
+    result = conv(sources, weight, bias, stride=stride, dilation=dilation, backend=backend)
     (source,) = normalized_sources(norm, [FeatureMap(*result)], [False], relu=False)
     assert source.affine is not None
     center, scale, shift = source.affine[:, :, :, None, None]
@@ -176,12 +186,12 @@ def _check_count(count: int) -> None:
 @torch.no_grad()
 def _update_running_statistics(norm: Norm, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
     """Move the running statistics towards the batch's, the variance unbiased, as ``nn.BatchNorm2d`` does."""
-    if not norm.training or norm.running_mean is None or norm.running_var is None:
+    if not norm.training or not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
         return
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
-    dtype = norm.running_mean.dtype
-    factor = 1 / norm.num_batches_tracked.to(dtype) if norm.momentum is None else norm.momentum
+    factor = 1 / norm.num_batches_tracked.double() if norm.momentum is None else norm.momentum
     unbiased = variance * (count / (count - 1))
-    norm.running_mean.mul_(1 - factor).add_(mean.to(dtype) * factor)
-    norm.running_var.mul_(1 - factor).add_(unbiased.to(dtype) * factor)
+    for running, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+        # In the statistics' dtype: those of half-precision networks would overflow before they are weighted.
+        running.copy_(running.to(value.dtype) * (1 - factor) + value * factor)

@@ -153,9 +153,18 @@ def test_bad_constructor_arguments(
         network(**arguments)
 
 
-def test_backends() -> None:
-    assert FastResUNetPP(**SMALL, backend="torch").backend == "torch"
-    with pytest.raises(RuntimeError, match='backend="triton" is not available yet'):
-        FastResUNetPP(**SMALL, backend="triton")
+def test_unknown_backend() -> None:
     with pytest.raises(ValueError, match="'cudnn'"):
         FastResUNetPP(**SMALL, backend="cudnn")  # type: ignore[arg-type]
+
+
+def test_triton_backend_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match="needs Triton, which is not installed: pip install triton"):
+        FastResUNetPP(**SMALL, backend="triton")
+
+
+def test_triton_backend_on_the_cpu() -> None:
+    model = FastResUNetPP(**SMALL, backend="triton")
+    with pytest.raises(RuntimeError, match="needs tensors on a GPU, got cpu"):
+        model(torch.randn(1, 3, 16, 16))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from fastresunet.ops.source import Source
+from fastresunet.ops.branch import Branch
+from fastresunet.ops.source import Source, accumulation_dtype
 
 
 def check_sources(sources: Sequence[Source], weight: Tensor, stride: int, dilation: int) -> None:
@@ -27,10 +30,12 @@ def check_sources(sources: Sequence[Source], weight: Tensor, stride: int, dilati
             )
         if affine is not None and affine.shape != (3, *data.shape[:2]):
             raise ValueError(f"{name}.affine must have shape {(3, *data.shape[:2])}, got {tuple(affine.shape)}")
+        if affine is not None and affine.dtype != accumulation_dtype(data.dtype):
+            raise TypeError(f"{name}.affine must be {accumulation_dtype(data.dtype)}, got {affine.dtype}")
         if source.upsample and (stride, dilation) != (1, 1):
             raise ValueError(f"{name} is upsampled: stride and dilation must be 1, got {stride} and {dilation}")
-        if data.device != weight.device:
-            raise ValueError(f"{name}.data is on {data.device}, the weight on {weight.device}; move them to one device")
+        check_devices(weight, {f"{name}.data": data, f"{name}.affine": affine})
+        check_first_order(data)
     channels = sum(source.data.shape[1] for source in sources)
     if weight.ndim != 4 or weight.shape[1] != channels or tuple(weight.shape[2:]) not in ((1, 1), (3, 3)):
         raise ValueError(
@@ -55,6 +60,7 @@ def check_convolution(
 ) -> None:
     """Raise a ``ValueError`` or ``TypeError`` for the first argument of ``conv`` that does not fit."""
     check_sources(sources, weight, stride, dilation)
+    check_devices(weight, {"bias": bias, "residual": residual, "gate": gate, "gate_scale": gate_scale})
     channels, source = weight.shape[0], sources[0]
     samples, height, width = source.data.shape[0], (source.height - 1) // stride + 1, (source.width - 1) // stride + 1
     if bias is not None and bias.shape != (channels,):
@@ -65,7 +71,48 @@ def check_convolution(
     if gate_scale is not None and (gate is None or gate_scale.shape != (samples, channels)):
         expected = "None without a gate" if gate is None else f"of shape {(samples, channels)}"
         raise ValueError(f"gate_scale must be {expected}, got shape {tuple(gate_scale.shape)}")
-    if pool and (residual is not None or gate is not None):
-        raise ValueError("pool cannot be combined with residual or gate")
+    if sum([pool, residual is not None, gate is not None]) > 1:
+        raise ValueError("only one of pool, residual and gate can be given")
     if pool and (height < 2 or width < 2):
         raise ValueError(f"pool needs at least 2 x 2 pixels, got {height} x {width}")
+
+
+def check_branches(sources: Sequence[Source], branches: Sequence[Branch], stride: int) -> None:
+    """Raise a ``ValueError`` or ``TypeError`` for the first argument of ``conv_norm_sum`` that does not fit."""
+    if not branches:
+        raise ValueError("a sum of normalised convolutions needs at least one branch, got none")
+    channels = branches[0].weight.shape[0]
+    for position, branch in enumerate(branches):
+        check_sources(sources, branch.weight, stride, branch.dilation)
+        vectors = {name: getattr(branch, name) for name in ("bias", "gamma", "beta", "running_mean", "running_var")}
+        check_devices(branch.weight, {f"branches[{position}].{name}": vector for name, vector in vectors.items()})
+        if branch.weight.shape[0] != channels:
+            raise ValueError(
+                f"branches[{position}] has {branch.weight.shape[0]} output channels, branches[0] {channels}"
+            )
+        for name, vector in vectors.items():
+            if vector is not None and vector.shape != (channels,):
+                raise ValueError(
+                    f"branches[{position}].{name} must have shape {(channels,)}, got {tuple(vector.shape)}"
+                )
+    means, variances = (
+        sum(getattr(branch, name) is not None for branch in branches) for name in ("running_mean", "running_var")
+    )
+    if not means == variances in (0, len(branches)):
+        raise ValueError(
+            f"branches must all use batch statistics or all running statistics; {means} of {len(branches)} have a "
+            f"running mean and {variances} a running variance"
+        )
+
+
+def check_devices(weight: Tensor, tensors: Mapping[str, Tensor | None]) -> None:
+    """Raise a ``ValueError`` for the first tensor that is not on the weight's device."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != weight.device:
+            raise ValueError(f"{name} is on {tensor.device}, the weight on {weight.device}; move them to one device")
+
+
+def check_first_order(data: Tensor) -> None:
+    """Raise a ``NotImplementedError`` where forward-mode differentiation would silently give no derivative."""
+    if not torch.compiler.is_compiling() and forward_ad.unpack_dual(data).tangent is not None:
+        raise NotImplementedError("fused operations have no forward-mode derivative; use fastresunet.ResUNetPP for it")

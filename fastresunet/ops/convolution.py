@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastresunet.ops.backend import Backend, dispatching
 from fastresunet.ops.checks import check_convolution
-from fastresunet.ops.layout import empty_image
-from fastresunet.ops.library import LIBRARY, operand_dtype, register
-from fastresunet.ops.source import Source, accumulation_dtype, flatten
-from fastresunet.ops.torch_backend import conv as torch_backend
+from fastresunet.ops.layout import channels_last, empty_image
+from fastresunet.ops.library import LIBRARY, differentiable_once, operand_dtype, register
+from fastresunet.ops.source import SCHEMA, Source, accumulation_dtype, convolution_size, flatten
 
 
 class ConvOutput(NamedTuple):
@@ -35,6 +35,7 @@ def conv(
     gate_scale: Tensor | None = None,
     pool: bool = False,
     statistics: bool = True,
+    backend: Backend = "auto",
 ) -> ConvOutput:
     """Convolve sources, concatenated along channels, with zero "same" padding, and finish the result as it is written.
 
@@ -52,6 +53,7 @@ def conv(
         gate_scale: (N, C_out), multiplied with ``gate`` first.
         pool: write the 2x2 maximum; an odd last row or column is dropped.
         statistics: also return mean and M2 of what was written, differentiable.
+        backend: what computes it.
 
     Returns:
         The data, channels-last, in the dtype of the operands (autocast's where it is on); its mean and M2 or ``None``.
@@ -72,21 +74,14 @@ def conv(
         None if bias is None else bias.to(dtype),
         stride,
         dilation,
-        None if residual is None else residual.to(dtype),
-        None if gate is None else gate.to(dtype),
+        None if residual is None else channels_last(residual.to(dtype)),
+        None if gate is None else channels_last(gate.to(dtype)),
         gate_scale,
         pool,
         statistics,
+        backend,
     )
     return ConvOutput(output, mean, m2) if statistics else ConvOutput(output, None, None)
-
-
-_SOURCES = "Tensor[] data, Tensor[] affine, bool[] relu, bool[] upsample"
-
-
-def convolution_size(size: int, upsample: bool, stride: int) -> int:
-    """Return the rows or columns of a "same" convolution's output."""
-    return ((2 * size if upsample else size) - 1) // stride + 1
 
 
 def _conv_shapes(
@@ -103,6 +98,7 @@ def _conv_shapes(
     gate_scale: Tensor | None,
     pool: bool,
     statistics: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     height, width = (convolution_size(size, upsample[0], stride) for size in data[0].shape[2:])
     channels = weight.shape[0]
@@ -120,9 +116,10 @@ def _conv_shapes(
 
 
 _conv = register(
-    f"conv({_SOURCES}, Tensor weight, Tensor? bias, int stride, int dilation, Tensor? residual, Tensor? gate, "
-    "Tensor? gate_scale, bool pool, bool statistics) -> (Tensor output, Tensor mean, Tensor m2, Tensor kept)",
-    torch_backend.conv,
+    f"conv({SCHEMA}, Tensor weight, Tensor? bias, int stride, int dilation, Tensor? residual, Tensor? gate, "
+    "Tensor? gate_scale, bool pool, bool statistics, str backend) -> "
+    "(Tensor output, Tensor mean, Tensor m2, Tensor kept)",
+    dispatching("conv"),
     _conv_shapes,
 )
 
@@ -144,12 +141,14 @@ def _conv_backward_shapes(
     gate: Tensor | None,
     gate_scale: Tensor | None,
     pool: bool,
+    has_residual: bool,
     needs_sources: bool,
     needs_weight: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor]:
     layout = torch.channels_last
     return (
-        weight.new_empty(0) if grad_mean is None else torch.empty_like(grad, memory_format=layout),
+        torch.empty_like(grad, memory_format=layout) if has_residual else weight.new_empty(0),
         weight.new_empty(0) if gate is None else torch.empty_like(gate, memory_format=layout),
         weight.new_empty(0) if gate_scale is None else gate_scale.new_empty(gate_scale.shape),
         [torch.empty_like(x, memory_format=layout) if needs_sources else x.new_empty(0) for x in data],
@@ -161,16 +160,31 @@ def _conv_backward_shapes(
 
 _conv_backward = register(
     "conv_backward(Tensor grad, Tensor? grad_mean, Tensor? grad_m2, Tensor output, Tensor mean, Tensor kept, "
-    f"{_SOURCES}, Tensor weight, int stride, int dilation, Tensor? gate, Tensor? gate_scale, bool pool, "
-    "bool needs_sources, bool needs_weight) -> (Tensor residual, Tensor gate, Tensor gate_scale, Tensor[] data, "
-    "Tensor[] affine, Tensor weight, Tensor bias)",
-    torch_backend.conv_backward,
+    f"{SCHEMA}, Tensor weight, int stride, int dilation, Tensor? gate, Tensor? gate_scale, bool pool, "
+    "bool has_residual, bool needs_sources, bool needs_weight, str backend) -> (Tensor residual, Tensor gate, "
+    "Tensor gate_scale, Tensor[] data, Tensor[] affine, Tensor weight, Tensor bias)",
+    dispatching("conv_backward"),
     _conv_backward_shapes,
 )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    data, affine, relu, upsample, weight, bias, stride, dilation, residual, gate, gate_scale, pool, statistics = inputs
+    (
+        data,
+        affine,
+        relu,
+        upsample,
+        weight,
+        bias,
+        stride,
+        dilation,
+        residual,
+        gate,
+        gate_scale,
+        pool,
+        statistics,
+        backend,
+    ) = inputs
     written, mean, _, kept = output
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(kept, *(() if statistics else output[1:3]))
@@ -178,7 +192,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
         written = mean = weight.new_empty(0)
     ctx.save_for_backward(*data, *affine, weight, gate, gate_scale, written, mean, kept)
     ctx.source_count = len(data)
-    ctx.options = (relu, upsample, stride, dilation, pool)
+    ctx.options = (relu, upsample, stride, dilation, pool, backend)
     ctx.has_bias, ctx.has_residual = bias is not None, residual is not None
     ctx.output_shape = output[0].shape
 
@@ -189,7 +203,7 @@ def _backward(
     saved, count = ctx.saved_tensors, ctx.source_count
     data, affine = list(saved[:count]), list(saved[count : 2 * count])
     weight, gate, gate_scale, written, mean, kept = saved[2 * count :]
-    relu, upsample, stride, dilation, pool = ctx.options
+    relu, upsample, stride, dilation, pool, backend = ctx.options
     if grad is None:
         grad = weight.new_zeros(ctx.output_shape)
     if (grad_mean is None) != (grad_m2 is None):
@@ -214,8 +228,10 @@ def _backward(
         gate,
         gate_scale,
         pool,
+        ctx.has_residual and grad_mean is not None,
         needs_sources,
         needs[4] or needs[5],
+        backend,
     )
     return (
         grad_data if needs_sources else [None] * count,
@@ -231,7 +247,9 @@ def _backward(
         None if gate_scale is None else grad_gate_scale,
         None,
         None,
+        None,
     )
 
 
 torch.library.register_autograd("fastresunet::conv", _backward, setup_context=_setup_context, lib=LIBRARY)
+differentiable_once("conv_backward")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_fake
+from torch.library import Library, register_autograd, register_fake
 
 LIBRARY = Library("fastresunet", "DEF")
 
@@ -45,8 +45,17 @@ def operand_dtype(data: Tensor, weight: Tensor) -> torch.dtype:
         TypeError: without autocast, the operands have different dtypes.
     """
     device = data.device.type
-    if weight.dtype != torch.float64 and torch.is_autocast_enabled(device):
+    if weight.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     if data.dtype != weight.dtype:
         raise TypeError(f"data and weight must have one dtype without autocast, got {data.dtype} and {weight.dtype}")
     return weight.dtype
+
+
+def differentiable_once(name: str) -> None:
+    """Make differentiating through a backward operation an error: its formula takes the statistics as constants."""
+
+    def refuse(ctx: Any, *grads: Tensor | None) -> None:
+        raise NotImplementedError("fused operations have no second derivative; use fastresunet.ResUNetPP for it")
+
+    register_autograd(f"fastresunet::{name}", refuse, lib=LIBRARY)

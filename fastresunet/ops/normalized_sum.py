@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastresunet.ops.checks import check_sources
-from fastresunet.ops.convolution import _SOURCES, convolution_size
+from fastresunet.ops.backend import Backend, dispatching
+from fastresunet.ops.branch import Branch
+from fastresunet.ops.checks import check_branches
 from fastresunet.ops.layout import empty_image
-from fastresunet.ops.library import LIBRARY, operand_dtype, register
-from fastresunet.ops.source import Source, accumulation_dtype, flatten
-from fastresunet.ops.torch_backend import conv_norm_sum as torch_backend
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One convolution and the BatchNorm after it.
-
-    Attributes:
-        weight: (C_out, C_in, k, k) with k = 1 or 3.
-        bias: (C_out,).
-        dilation: spacing of the taps in pixels.
-        gamma: BatchNorm weight (C_out,).
-        beta: BatchNorm bias (C_out,).
-        eps: added to the variance.
-        running_mean: (C_out,), used together with ``running_var`` in place of batch statistics if given.
-        running_var: (C_out,).
-    """
-
-    weight: Tensor
-    bias: Tensor
-    dilation: int
-    gamma: Tensor
-    beta: Tensor
-    eps: float
-    running_mean: Tensor | None = None
-    running_var: Tensor | None = None
+from fastresunet.ops.library import LIBRARY, differentiable_once, operand_dtype, register
+from fastresunet.ops.source import SCHEMA, Source, accumulation_dtype, convolution_size, flatten
 
 
 def conv_norm_sum(
-    sources: Sequence[Source], branches: Sequence[Branch], *, stride: int = 1
+    sources: Sequence[Source], branches: Sequence[Branch], *, stride: int = 1, backend: Backend = "auto"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``sum_k BatchNorm_k(conv_k(sources))``; no single branch is kept for the backward pass, it is recomputed.
 
@@ -51,6 +25,7 @@ def conv_norm_sum(
         sources: what every branch reads, concatenated along channels.
         branches: convolutions with their normalisations; either all with batch or all with running statistics.
         stride: 1 or 2, for all branches.
+        backend: what computes it.
 
     Returns:
         The sum (N, C_out, H, W), channels-last; the mean and the biased variance (branches, C_out) each branch was
@@ -60,17 +35,11 @@ def conv_norm_sum(
         TypeError: dtypes do not fit.
         ValueError: shapes, devices or options do not fit.
     """
-    for branch in branches:
-        check_sources(sources, branch.weight, stride, branch.dilation)
+    check_branches(sources, branches, stride)
     dtype = operand_dtype(sources[0].data, branches[0].weight)
     vectors = accumulation_dtype(dtype)
     means = [branch.running_mean.to(vectors) for branch in branches if branch.running_mean is not None]
     variances = [branch.running_var.to(vectors) for branch in branches if branch.running_var is not None]
-    if not len(means) == len(variances) in (0, len(branches)):
-        raise ValueError(
-            f"branches must all use batch statistics or all running statistics; {len(means)} of {len(branches)} have a "
-            f"running mean and {len(variances)} a running variance"
-        )
     data, affine, relu, upsample = flatten(sources, dtype)
     total, mean, variance = _conv_norm_sum(
         data,
@@ -86,6 +55,7 @@ def conv_norm_sum(
         [branch.eps for branch in branches],
         torch.stack(means) if means else None,
         torch.stack(variances) if variances else None,
+        backend,
     )
     return total, mean, variance
 
@@ -104,6 +74,7 @@ def _shapes(
     eps: list[float],
     running_mean: Tensor | None,
     running_var: Tensor | None,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     height, width = (convolution_size(size, upsample[0], stride) for size in data[0].shape[2:])
     total = empty_image(data[0], weight[0].shape[0], height, width)
@@ -111,9 +82,10 @@ def _shapes(
 
 
 _conv_norm_sum = register(
-    f"conv_norm_sum({_SOURCES}, Tensor[] weight, Tensor[] bias, int stride, int[] dilation, Tensor gamma, Tensor beta, "
-    "float[] eps, Tensor? running_mean, Tensor? running_var) -> (Tensor total, Tensor mean, Tensor variance)",
-    torch_backend.conv_norm_sum,
+    f"conv_norm_sum({SCHEMA}, Tensor[] weight, Tensor[] bias, int stride, int[] dilation, Tensor gamma, Tensor beta, "
+    "float[] eps, Tensor? running_mean, Tensor? running_var, str backend) -> "
+    "(Tensor total, Tensor mean, Tensor variance)",
+    dispatching("conv_norm_sum"),
     _shapes,
 )
 
@@ -134,12 +106,14 @@ def _backward_shapes(
     variance: Tensor,
     batch_statistics: bool,
     needs_sources: bool,
+    needs_weight: bool,
+    backend: str,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
     layout = torch.channels_last
     return (
         [torch.empty_like(x, memory_format=layout) if needs_sources else x.new_empty(0) for x in data],
         [v.new_empty(v.shape) if needs_sources else v.new_empty(0) for v in affine],
-        [w.new_empty(w.shape) for w in weight],
+        [w.new_empty(w.shape if needs_weight else 0) for w in weight],
         [b.new_empty(b.shape) for b in bias],
         torch.empty_like(gamma),
         torch.empty_like(gamma),
@@ -147,21 +121,22 @@ def _backward_shapes(
 
 
 _conv_norm_sum_backward = register(
-    f"conv_norm_sum_backward(Tensor grad, {_SOURCES}, Tensor[] weight, Tensor[] bias, int stride, int[] dilation, "
-    "Tensor gamma, float[] eps, Tensor mean, Tensor variance, bool batch_statistics, bool needs_sources) -> "
-    "(Tensor[] data, Tensor[] affine, Tensor[] weight, Tensor[] bias, Tensor gamma, Tensor beta)",
-    torch_backend.conv_norm_sum_backward,
+    f"conv_norm_sum_backward(Tensor grad, {SCHEMA}, Tensor[] weight, Tensor[] bias, int stride, int[] dilation, "
+    "Tensor gamma, float[] eps, Tensor mean, Tensor variance, bool batch_statistics, bool needs_sources, "
+    "bool needs_weight, str backend) -> (Tensor[] data, Tensor[] affine, Tensor[] weight, Tensor[] bias, "
+    "Tensor gamma, Tensor beta)",
+    dispatching("conv_norm_sum_backward"),
     _backward_shapes,
 )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    data, affine, relu, upsample, weight, bias, stride, dilation, gamma, _, eps, running_mean, _ = inputs
+    data, affine, relu, upsample, weight, bias, stride, dilation, gamma, _, eps, running_mean, _, backend = inputs
     _, mean, variance = output
     ctx.mark_non_differentiable(mean, variance)
     ctx.save_for_backward(*data, *affine, *weight, *bias, gamma, mean, variance)
     ctx.counts = (len(data), len(weight))
-    ctx.options = (relu, upsample, stride, dilation, eps, running_mean is None)
+    ctx.options = (relu, upsample, stride, dilation, eps, running_mean is None, backend)
 
 
 def _backward(ctx: Any, grad: Tensor, _mean: Tensor | None, _variance: Tensor | None) -> tuple[Any, ...]:
@@ -170,8 +145,9 @@ def _backward(ctx: Any, grad: Tensor, _mean: Tensor | None, _variance: Tensor | 
     data, affine = saved[:sources], saved[sources : 2 * sources]
     weight, bias = saved[2 * sources : 2 * sources + branches], saved[2 * sources + branches : -3]
     gamma, mean, variance = saved[-3:]
-    relu, upsample, stride, dilation, eps, batch_statistics = ctx.options
+    relu, upsample, stride, dilation, eps, batch_statistics, backend = ctx.options
     needs_sources = any(ctx.needs_input_grad[0]) or any(ctx.needs_input_grad[1])
+    needs_weight = any(ctx.needs_input_grad[4])
     grad_data, grad_affine, grad_weight, grad_bias, grad_gamma, grad_beta = _conv_norm_sum_backward(
         grad,
         data,
@@ -188,13 +164,15 @@ def _backward(ctx: Any, grad: Tensor, _mean: Tensor | None, _variance: Tensor | 
         variance,
         batch_statistics,
         needs_sources,
+        needs_weight,
+        backend,
     )
     return (
         grad_data if needs_sources else [None] * sources,
         grad_affine if needs_sources else [None] * sources,
         None,
         None,
-        grad_weight,
+        grad_weight if needs_weight else [None] * branches,
         grad_bias,
         None,
         None,
@@ -203,7 +181,9 @@ def _backward(ctx: Any, grad: Tensor, _mean: Tensor | None, _variance: Tensor | 
         None,
         None,
         None,
+        None,
     )
 
 
 torch.library.register_autograd("fastresunet::conv_norm_sum", _backward, setup_context=_setup_context, lib=LIBRARY)
+differentiable_once("conv_norm_sum_backward")

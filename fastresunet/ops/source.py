@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# How operations take their sources, see ``flatten``.
+SCHEMA = "Tensor[] data, Tensor[] affine, bool[] relu, bool[] upsample"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Source:
     """One input of a fused operation, read as ``h = relu((data - center) * scale + shift)``.
 
@@ -50,3 +53,8 @@ def flatten(sources: Sequence[Source], dtype: torch.dtype) -> tuple[list[Tensor]
     data = [source.data.to(dtype).contiguous(memory_format=torch.channels_last) for source in sources]
     empty = [source.data.new_empty(0) if source.affine is None else source.affine for source in sources]
     return data, empty, [source.relu for source in sources], [source.upsample for source in sources]
+
+
+def convolution_size(size: int, upsample: bool, stride: int) -> int:
+    """Return the rows or columns of a "same" convolution's output."""
+    return ((2 * size if upsample else size) - 1) // stride + 1

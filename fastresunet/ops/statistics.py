@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastresunet.ops.library import LIBRARY, register
+from fastresunet.ops.library import LIBRARY, differentiable_once, register
 from fastresunet.ops.source import accumulation_dtype
 from fastresunet.ops.torch_backend import statistics as torch_backend
 
@@ -20,7 +20,12 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         Mean and M2, each (N, C), in float32 (float64 for float64 features).
+
+    Raises:
+        ValueError: ``x`` is not floating point or has not four dimensions.
     """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"x must be floating point (N, C, H, W), got {x.dtype} of shape {tuple(x.shape)}")
     mean, m2 = _channel_statistics(x.contiguous(memory_format=torch.channels_last))
     return mean, m2
 
@@ -59,3 +64,4 @@ def _backward(ctx: Any, grad_mean: Tensor, grad_m2: Tensor) -> Tensor:
 
 
 torch.library.register_autograd("fastresunet::channel_statistics", _backward, setup_context=_setup_context, lib=LIBRARY)
+differentiable_once("channel_statistics_backward")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ WRAPPER_PREFIXES = ("model.", "module.", "_orig_mod.")
 # Keys under which training scripts nest the parameters.
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
 PUBLISHED_SE_REDUCTION = 8
+# A checkpoint does not say its dilation rates; those of four branches are the published ones.
 ASPP_BRANCHES = 4
+ZIP_BEGINNING, LEGACY_BEGINNING = b"PK\x03\x04", b"\x80\x02"
+NAMED_PARAMETERS = 3
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -51,12 +55,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, truncated, no checkpoint, or holds objects other than tensors and plain values.
     """
+    raw = _read_bytes(path)
+    if not any(raw.startswith(beginning[: len(raw)]) for beginning in (ZIP_BEGINNING, LEGACY_BEGINNING)):
+        raise UserError(f"{path} is no PyTorch checkpoint. Use best.ckpt or last.ckpt, or a file of torch.save.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"there is no checkpoint {path}. Training writes best.ckpt and last.ckpt to its --out."
-        ) from error
+        content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"checkpoint {path} is damaged, or holds Python objects that could run code and are not loaded. "
@@ -65,8 +68,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     # Damaged bytes can make the reader raise anything.
     except Exception as error:
         raise UserError(
-            f"checkpoint {path} cannot be read; it is truncated or no PyTorch checkpoint "
-            f"({_reason(error)}). "
+            f"checkpoint {path} is truncated or damaged ({_reason(error)}). "
             "Use another copy, for example last.ckpt or best.ckpt of the same training."
         ) from error
     if not isinstance(content, dict):
@@ -87,25 +89,42 @@ def load_model(path: Path) -> tuple[FastResUNetPP, int | None]:
         The network, and the image size in pixels it was trained at (None if the checkpoint does not say).
 
     Raises:
-        UserError: the file cannot be read, or its parameters are not those of ResUNet++.
+        UserError: the file cannot be read, its parameters are not those of ResUNet++, or its dilation rates are unknown.
     """
     checkpoint = read_checkpoint(path)
     state = _parameters(checkpoint, path)
     try:
         model = FastResUNetPP(**_network_arguments(state))
+        _check_names(state, model.state_dict())
         model.load_state_dict(state)
     except (KeyError, IndexError, StopIteration, RuntimeError, ValueError) as error:
         raise UserError(
-            f"checkpoint {path} does not hold the parameters of ResUNet++ "
-            f"({_reason(error)}). Use a checkpoint of this package or of the published PyTorch model."
+            f"checkpoint {path} does not hold the parameters of ResUNet++: "
+            f"{_reason(error)}. Use a checkpoint of this package or of the published PyTorch model."
         ) from error
-    size = checkpoint.get("hyper_parameters", {}).get("size")
-    return model.eval(), size
+    settings = checkpoint.get("hyper_parameters")
+    size = settings.get("size") if isinstance(settings, dict) else None
+    return model.eval(), size if isinstance(size, int) else None
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"there is no checkpoint {path}. Training writes best.ckpt and last.ckpt to its --out."
+        ) from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder; give the checkpoint file, for example {path / 'best.ckpt'}.") from error
+    except OSError as error:
+        raise UserError(f"cannot read checkpoint {path}: {error.strerror or error}.") from error
 
 
 def _parameters(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
     state = next((checkpoint[key] for key in STATE_KEYS if isinstance(checkpoint.get(key), dict)), checkpoint)
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not state:
+        raise UserError(f"checkpoint {path} holds an empty dictionary, expected the parameters of ResUNet++.")
+    if not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(
             f"checkpoint {path} holds no parameters: expected a dictionary of tensors, bare or under "
             f"{', '.join(map(repr, STATE_KEYS))}; found the keys {', '.join(map(repr, list(state)[:5]))}."
@@ -116,6 +135,12 @@ def _parameters(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def _network_arguments(state: dict[str, Tensor]) -> dict[str, Any]:
+    branches = sum(re.fullmatch(r"b1\.c\d+\.0\.weight", name) is not None for name in state)
+    if branches not in (0, ASPP_BRANCHES):
+        raise ValueError(
+            f"it has {branches} ASPP branches, whose dilation rates the file does not say; only the published "
+            f"{ASPP_BRANCHES} are known. In Python, FastResUNetPP(aspp_rates=...).load_state_dict reads it"
+        )
     filters = [state[f"{name}.c2.0.weight"].shape[0] for name in ("c1", "c2", "c3", "c4")]
     hidden = [state[f"{name}.attn.net.0.weight"].shape[0] for name in ("c1", "c2", "c3", "c4")]
     # Several reductions may give the same layers; the published one is named where it does.
@@ -129,5 +154,17 @@ def _network_arguments(state: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def _check_names(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for kind, names in (("missing", expected.keys() - state.keys()), ("unexpected", state.keys() - expected.keys())):
+        if names:
+            listed = ", ".join(map(repr, sorted(names)[:NAMED_PARAMETERS]))
+            more = f" and {len(names) - NAMED_PARAMETERS} more" if len(names) > NAMED_PARAMETERS else ""
+            raise ValueError(f"{kind} parameter {listed}{more}")
+
+
 def _reason(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    if isinstance(error, KeyError):
+        return f"missing parameter {error}"
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines()]
+    # The first line of load_state_dict says only that something is wrong.
+    return next((line for line in lines if line and not line.startswith("Error(s) in loading")), type(error).__name__)

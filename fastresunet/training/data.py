@@ -12,16 +12,17 @@ from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from fastresunet.training.errors import UserError
 from fastresunet.training.images import IMAGE_SUFFIXES, read_image, read_mask
+from fastresunet.training.progress import track
 from fastresunet.training.transforms import Augmentation, resize_image, resize_mask, to_network_input
 
 Split = Literal["train", "val", "all"]
 LAYOUT = "Expected: DIR/images and DIR/masks with files of equal names, for example images/7.jpg and masks/7.png."
+NAMED_PROBLEMS = 5
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def list_images(folder: Path) -> dict[str, Path]:
             )
         images[path.stem] = path
     if not images:
-        raise UserError(f"no image in {folder} (looked for {', '.join(IMAGE_SUFFIXES)}). {LAYOUT}")
+        raise UserError(f"no image in {folder}; looked for files that end in {', '.join(IMAGE_SUFFIXES)}.")
     return images
 
 
@@ -118,13 +119,17 @@ def split_pairs(data: Path, seed: int = 0, val_fraction: float = 0.15) -> tuple[
         Training pairs and validation pairs.
 
     Raises:
-        UserError: see ``find_pairs``; or a list is missing, empty, overlaps the other or names an unknown pair.
+        UserError: see ``find_pairs``; or a list is missing, empty, no text, overlaps the other, or names a pair twice or an
+            unknown one.
     """
     pairs = {pair.name: pair for pair in find_pairs(data)}
     lists = data / "train.txt", data / "val.txt"
     if not any(path.exists() for path in lists):
         if len(pairs) < 2:
-            raise UserError(f"{data} holds a single pair; training needs one and validation another. Add more pairs.")
+            raise UserError(
+                f"{data} holds a single pair, which cannot be split into training and validation. "
+                "Add pairs; to score this one, evaluate with --split all."
+            )
         names = sorted(pairs)
         random.Random(seed).shuffle(names)
         val_count = max(1, round(len(names) * val_fraction))
@@ -153,25 +158,33 @@ def select_pairs(data: Path, split: Split) -> list[Pair]:
 
 
 def check_pairs(pairs: Sequence[Pair]) -> None:
-    """Read every file once, so that a damaged one is found before hours of training.
+    """Read every file once, so that a wrong one is found before hours of training.
 
     Args:
         pairs: pairs to read.
 
     Raises:
-        UserError: a file cannot be read, a mask differs in size from its image, or no mask has foreground.
+        UserError: a file cannot be read, a mask is unclear or differs in size from its image, or all masks are empty.
+            The message names the first of the wrong files and counts the others.
     """
 
-    def has_foreground(pair: Pair) -> bool:
-        return bool(pair.read()[1].any())
+    def foreground_or_problem(pair: Pair) -> bool | UserError:
+        try:
+            return bool(pair.read()[1].any())
+        except UserError as error:
+            return error
 
     with ThreadPoolExecutor() as executor:
-        results = executor.map(has_foreground, pairs)
-        foreground = [*track(results, "Checking images", total=len(pairs), transient=True)]
-    if not any(foreground):
+        results = [*track(executor.map(foreground_or_problem, pairs), "Checking images", len(pairs))]
+    problems = [str(result) for result in results if isinstance(result, UserError)]
+    if problems:
+        others = len(problems) - NAMED_PROBLEMS
+        more = [f"and {others} more of the {len(pairs)} pairs are like this."] if others > 0 else []
+        raise UserError("\n".join(problems[:NAMED_PROBLEMS] + more))
+    if not any(results):
         raise UserError(
-            f"no mask in {pairs[0].mask.parent} has a pixel above 127, the limit for foreground. "
-            "Save masks with 0 for background and 255 for polyp."
+            f"all {len(pairs)} masks are empty (the first: {pairs[0].mask}). "
+            "Save masks as 8-bit grey, 0 for background and 255 for polyp."
         )
 
 
@@ -246,14 +259,21 @@ class SeededSampler(DistributedSampler[SampleKey]):
 def _read_list(path: Path, pairs: dict[str, Pair]) -> list[Pair]:
     if not path.is_file():
         raise UserError(f"{path} is missing: a data folder has both train.txt and val.txt, or neither.")
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text ({error.reason} in byte {error.start}); save it as UTF-8.") from error
+    names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise UserError(f"{path} lists no name; write one file name without suffix a line, or remove both lists.")
-    selected = []
+    # Lists of some data sets give file names with their suffix.
+    by_name = {name: pair for pair in pairs.values() for name in (pair.name, pair.image.name, pair.mask.name)}
+    selected: dict[str, Pair] = {}
     for name in names:
-        # Lists of some data sets give file names with their suffix.
-        pair = pairs.get(name) or pairs.get(Path(name).stem)
-        if pair is None:
+        if name not in by_name:
             raise UserError(f"{path} lists {name!r}, but there is no such pair in {path.parent}; correct the list.")
-        selected.append(pair)
-    return selected
+        pair = by_name[name]
+        if pair.name in selected:
+            raise UserError(f"{path} lists {name!r} twice; remove one of the lines.")
+        selected[pair.name] = pair
+    return [*selected.values()]

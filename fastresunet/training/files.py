@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from pathlib import Path
 
 from fastresunet.training.errors import UserError
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+FILE_IN_THE_WAY = (FileExistsError, NotADirectoryError)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -31,7 +36,27 @@ def write_atomically(path: Path, content: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Files already written are complete; "
-            "free some space or choose another --out, then run again."
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Create a folder and write a nameless file in it, to find a wrong ``--out`` before the work and not after.
+
+    Args:
+        folder: folder that will be written to.
+
+    Raises:
+        UserError: the folder cannot be created or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0")
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    reason = "a file is where a folder should be" if isinstance(error, FILE_IN_THE_WAY) else error.strerror or error
+    remedy = "free some space or choose another" if error.errno in FULL_DISK else "choose another"
+    return UserError(f"cannot write {path}: {reason}. Files already written are complete; {remedy} --out, then run again.")

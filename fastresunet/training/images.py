@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from fastresunet.training.errors import UserError
@@ -15,10 +17,12 @@ from fastresunet.training.files import write_atomically
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FOREGROUND_ABOVE = 127
+# JPEG may round the three colours of a grey pixel apart by a few levels.
+COLOUR_TOLERANCE = 8
 
 
 def read_image(path: Path) -> Tensor:
-    """Read an image file of any colour mode as RGB.
+    """Read an image file as RGB, turned as its EXIF orientation says; 16-bit grey is scaled to 8 bits.
 
     Args:
         path: image file.
@@ -27,13 +31,16 @@ def read_image(path: Path) -> Tensor:
         uint8 tensor (3, H, W).
 
     Raises:
-        UserError: the file is missing, damaged or no image.
+        UserError: the file is missing, damaged, no image, or of a colour mode without a defined range.
     """
-    return torch.from_numpy(_read(path, "RGB")).permute(2, 0, 1).contiguous()
+    pixels = _read(path).round().astype(np.uint8)
+    if pixels.ndim == 2:
+        pixels = np.stack([pixels] * 3, axis=2)
+    return torch.from_numpy(pixels[..., :3]).permute(2, 0, 1).contiguous()
 
 
 def read_mask(path: Path) -> Tensor:
-    """Read a mask file; a pixel is foreground where its grey value is above 127.
+    """Read a mask file; a pixel is foreground where its grey value is above 127 (of 255).
 
     Args:
         path: mask file.
@@ -42,9 +49,21 @@ def read_mask(path: Path) -> Tensor:
         bool tensor (H, W).
 
     Raises:
-        UserError: the file is missing, damaged or no image.
+        UserError: the file cannot be read, see ``read_image``, or its pixels do not say what is foreground: it is
+            coloured, partly transparent, or darker than the limit everywhere without being empty.
     """
-    return torch.from_numpy(_read(path, "L") > FOREGROUND_ABOVE)
+    pixels = _read(path)
+    if pixels.ndim == 3:
+        colours = pixels[..., :3]
+        if np.ptp(colours, axis=2).max() > COLOUR_TOLERANCE:
+            raise _unclear_mask(path, "is coloured")
+        if (pixels[..., 3:] < 255).any():
+            raise _unclear_mask(path, "has transparent pixels")
+        pixels = colours.mean(axis=2)
+    mask = pixels > FOREGROUND_ABOVE
+    if pixels.any() and not mask.any():
+        raise _unclear_mask(path, f"has pixels above 0 but none above {FOREGROUND_ABOVE}, the limit for foreground")
+    return torch.from_numpy(mask)
 
 
 def write_png(path: Path, pixels: Tensor) -> None:
@@ -63,13 +82,27 @@ def write_png(path: Path, pixels: Tensor) -> None:
     write_atomically(path, encoded.getvalue())
 
 
-def _read(path: Path, mode: str) -> np.ndarray:
+def _read(path: Path) -> NDArray[Any]:
+    """Return levels in 0..255: (H, W) for grey, (H, W, 3) for colour, (H, W, 4) where there is transparency."""
     try:
-        with Image.open(path) as image:
-            return np.array(image.convert(mode))
-    # Pillow raises SyntaxError and ValueError, besides OSError, for damaged files of some formats.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+        if image.mode in ("I", "F"):
+            raise ValueError(
+                f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range; save it with 8 or 16 bits"
+            )
+        if image.mode.startswith("I;16"):
+            return np.asarray(image) / np.float32(257)
+        if image.has_transparency_data:
+            return np.array(image.convert("RGBA"))
+        return np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    # Damaged bytes can make the readers of some formats raise anything.
+    except Exception as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise UserError(
-            f"cannot read image {path}: {reason}. Replace the file, or remove it and its partner, then run again."
+            f"cannot read image {path}: {reason}. Replace the file or leave it out, then run again."
         ) from error
+
+
+def _unclear_mask(path: Path, problem: str) -> UserError:
+    return UserError(f"mask {path} {problem}. Save it as 8-bit grey, 0 for background and 255 for polyp.")

@@ -44,8 +44,13 @@ def predict_probability(model: nn.Module, image: Tensor, size: int) -> Tensor:
 
     Returns:
         float32 tensor (H, W) in 0..1 on the CPU.
+
+    Raises:
+        FloatingPointError: the network gives values that are not finite.
     """
     device = next(model.parameters()).device
     inputs = to_network_input(resize_image(image, size))[None].to(device)
     logits: Tensor = F.interpolate(model(inputs).float(), image.shape[1:], mode="bilinear")
+    if not logits.isfinite().all():
+        raise FloatingPointError("the network gives values that are not finite")
     return logits[0, 0].sigmoid().cpu()

@@ -124,7 +124,7 @@ def test_partial_gradients(needed: str) -> None:
 def test_registration(name: str, statistics: bool) -> None:
     x = operands(next(case for case in CASES if case.name == name))
     options = [x.options.get(key) for key in ("stride", "dilation", "residual", "gate", "gate_scale", "pool")]
-    arguments = (*flatten(x.sources, torch.float64), x.weight, x.bias, *options, statistics)
+    arguments = (*flatten(x.sources, torch.float64), x.weight, x.bias, *options, statistics, "torch")
     assert set(opcheck(torch.ops.fastresunet.conv.default, arguments).values()) == {"SUCCESS"}
 
 
@@ -163,7 +163,7 @@ IMAGE, WEIGHT = torch.zeros(2, 4, 6, 6), torch.zeros(5, 4, 3, 3)
             WEIGHT,
             {"pool": True, "residual": torch.zeros(2, 5, 6, 6)},
             ValueError,
-            "pool cannot be combined",
+            "only one of pool, residual and gate",
         ),
         ([ops.Source(IMAGE[:, :, :1])], WEIGHT, {"pool": True}, ValueError, "at least 2 x 2 pixels, got 1 x 6"),
         ([ops.Source(IMAGE.to("meta"))], WEIGHT, {}, ValueError, "is on meta, the weight on cpu"),

@@ -102,6 +102,7 @@ def test_registration(layout: str, running: bool) -> None:
         [b.eps for b in branches],
         torch.stack([b.running_mean for b in branches]) if running else None,  # type: ignore[misc]
         torch.stack([b.running_var for b in branches]) if running else None,  # type: ignore[misc]
+        "torch",
     )
     assert set(opcheck(torch.ops.fastresunet.conv_norm_sum.default, arguments).values()) == {"SUCCESS"}
 

@@ -1,1 +1,14 @@
 """The fused operations in plain PyTorch, for any device: what every faster backend is held against."""
+
+from fastresunet.ops.torch_backend.conv import conv, conv_backward
+from fastresunet.ops.torch_backend.conv_norm_sum import conv_norm_sum, conv_norm_sum_backward
+from fastresunet.ops.torch_backend.statistics import channel_statistics, statistics_gradient
+
+__all__ = [
+    "channel_statistics",
+    "conv",
+    "conv_backward",
+    "conv_norm_sum",
+    "conv_norm_sum_backward",
+    "statistics_gradient",
+]

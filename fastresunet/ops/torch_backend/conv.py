@@ -61,18 +61,20 @@ def conv_backward(
     gate: Tensor | None,
     gate_scale: Tensor | None,
     pool: bool,
+    has_residual: bool,
     needs_sources: bool,
     needs_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor]:
     """Return the gradients of residual, gate, gate scale, data and affine of each source, weight and bias.
 
-    The gradient of the residual is empty where it is ``grad`` itself, and a gradient that is not needed is empty.
+    A gradient that is not needed is empty.
     """
     grad_residual, grad_gate, grad_gate_scale = (weight.new_empty(0) for _ in range(3))
     grad = channels_last(grad)
     if grad_mean is not None and grad_m2 is not None:
         grad = statistics_gradient(grad_mean, grad_m2, output, mean).add_(grad).to(grad.dtype)
-        grad_residual = grad
+        if has_residual:
+            grad_residual = grad
     if gate is not None:
         grad_scaled = grad * kept
         if gate_scale is not None:

@@ -61,6 +61,7 @@ def conv_norm_sum_backward(
     variance: Tensor,
     batch_statistics: bool,
     needs_sources: bool,
+    needs_weight: bool,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
     """Return the gradients of data, affine, weight, bias, gamma and beta; the branches are computed once more."""
     grad = channels_last(grad)
@@ -73,7 +74,7 @@ def conv_norm_sum_backward(
         grad_branch, grad_gamma = _normalization_backward(
             grad, grad_beta, branch, gamma[k], mean[k], torch.rsqrt(variance[k] + eps[k]), batch_statistics
         )
-        needs = (needs_sources, True)
+        needs = (needs_sources, needs_weight)
         grads, grad_weight = convolve_sources_backward(grad_branch, activated, w, stride, rate, upsample, needs)
         totals = [total.add_(more) for total, more in zip(totals, grads, strict=True)] if totals else grads
         grad_weights.append(grad_weight)

@@ -18,7 +18,7 @@ def _windows(x: Tensor) -> list[Tensor]:
 def max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the 2x2 maximum and the position (0..3, first one on ties) of each maximum in its window, as uint8."""
     pooled = F.max_pool2d(x, kernel_size=2)
-    first, second, third, _ = ((window != pooled).view(torch.uint8) for window in _windows(x))
+    first, second, third = ((window != pooled).view(torch.uint8) for window in _windows(x)[:3])
     index = first * (1 + second * (1 + third))
     return channels_last(pooled), channels_last(index)
 
@@ -29,5 +29,5 @@ def max_pool_backward(grad: Tensor, index: Tensor, height: int, width: int) -> T
     if height % 2 or width % 2:
         spread.zero_()
     for position, window in enumerate(_windows(spread)):
-        window.copy_(grad * (index == position))
+        window.copy_(torch.where(index == position, grad, 0))
     return spread

@@ -9,15 +9,13 @@ from fastresunet.ops.layout import as_image, channels_last, sum_pixels
 
 
 def read(data: Tensor, affine: Tensor, relu: bool, dtype: torch.dtype) -> Tensor:
-    """Return ``relu((data - center) * scale + shift)`` in ``dtype``; an empty ``affine`` is the identity.
-
-    The centre is folded into the shift, as PyTorch's own BatchNorm does on the CPU: one pass over the image.
-    """
+    """Return ``relu((data - center) * scale + shift)`` in ``dtype``; an empty ``affine`` is the identity."""
     if affine.numel() == 0:
         h = data.relu() if relu else data
     else:
         center, scale, shift = affine
-        h = torch.addcmul(as_image(shift - center * scale), data, as_image(scale))
+        h = data - as_image(center)
+        torch.addcmul(as_image(shift), h, as_image(scale), out=h)
         if relu:
             h.relu_()
     return channels_last(h.to(dtype))

@@ -9,13 +9,11 @@ summed beforehand, so 4 taps do the work of 9. A 1x1 convolution commutes with t
 from __future__ import annotations
 
 import torch
+from fastresunet_kernels.weights import parity_weight, parity_weight_adjoint
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastresunet.ops.layout import channels_last, empty_image
-
-# [parity, tap of the 2x2 kernel, tap of the 3x3 kernel]
-_PARITY_TAPS = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 
 
 def convolve_sources(
@@ -45,7 +43,12 @@ def convolve_sources_backward(
         convolve_backward(grad, h, section, stride, dilation, up, needs)
         for h, section, up in zip(activated, sections, upsample, strict=True)
     ]
-    grad_weight = torch.cat([section for _, section in gradients], dim=1 if needs[1] else 0)
+    if not needs[1]:
+        return [grad_h for grad_h, _ in gradients], weight.new_empty(0)
+    # Contiguous whatever layout the slices have: parameters expect gradients of their own strides.
+    grad_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    for target, (_, section) in zip(grad_weight.split([h.shape[1] for h in activated], dim=1), gradients, strict=True):
+        target.copy_(section)
     return [grad_h for grad_h, _ in gradients], grad_weight
 
 
@@ -81,7 +84,7 @@ def convolve_backward(
         grad_h, grad_weight = _conv2d_backward(grad, h, weight, stride, dilation, dilation, needs)
     return (
         channels_last(grad_h) if needs[0] else h.new_empty(0),
-        grad_weight.contiguous() if needs[1] else h.new_empty(0),
+        grad_weight if needs[1] else h.new_empty(0),
     )
 
 
@@ -103,25 +106,13 @@ def _every(h: Tensor, stride: int) -> Tensor:
     return h if stride == 1 else channels_last(h[:, :, ::stride, ::stride])
 
 
-def _parity_taps(like: Tensor) -> Tensor:
-    return torch.tensor(_PARITY_TAPS, dtype=like.dtype, device=like.device)
-
-
 def _small_weight(weight: Tensor) -> Tensor:
     """Map (O, I, 3, 3) to the weights (4 O, I, 2, 2) of the four parities; a 1x1 weight stays as it is."""
-    if weight.shape[2] == 1:
-        return weight
-    taps = _parity_taps(weight)
-    small = torch.einsum("pay,qbx,oiyx->pqoiab", taps, taps, weight)
-    return small.reshape(4 * weight.shape[0], weight.shape[1], 2, 2)
+    return weight if weight.shape[2] == 1 else parity_weight(weight).flatten(0, 2)
 
 
 def _small_weight_adjoint(grad: Tensor, kernel_size: int) -> Tensor:
-    if kernel_size == 1:
-        return grad
-    taps = _parity_taps(grad)
-    grad = grad.reshape(2, 2, grad.shape[0] // 4, grad.shape[1], 2, 2)
-    return torch.einsum("pay,qbx,pqoiab->oiyx", taps, taps, grad)
+    return grad if kernel_size == 1 else parity_weight_adjoint(grad.unflatten(0, (2, 2, -1)))
 
 
 def _parities(y: Tensor, channels: int) -> Tensor:

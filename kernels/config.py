@@ -1,0 +1,59 @@
+"""Tile sizes and launch options of the kernels, by rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from .interpreter import INTERPRETED
+
+
+@dataclass(frozen=True)
+class Config:
+    """Tile of an implicit GEMM and how it is launched.
+
+    Attributes:
+        block_pixels: pixels a program computes.
+        block_in: channels of the reduction a step takes.
+        block_out: output channels a program computes.
+        warps: warps a program runs on.
+        stages: loads in flight ahead of the product.
+    """
+
+    block_pixels: int
+    block_in: int
+    block_out: int
+    warps: int = 4
+    stages: int = 2
+
+
+def choose(pixels: int, inputs: int, outputs: int) -> Config:
+    """Return the default configuration for a layer: at least 16 in each direction, as tensor cores need.
+
+    Args:
+        pixels: pixels of one grid of one sample.
+        inputs: channels of the reduction.
+        outputs: output channels.
+    """
+    block_out = min(128, max(16, triton.next_power_of_2(outputs)))
+    block_in = min(64 if block_out < 128 else 32, max(16, triton.next_power_of_2(inputs)))
+    largest = 128 if block_out <= 64 else 64
+    block_pixels = min(largest, max(16, triton.next_power_of_2(pixels)))
+    return Config(block_pixels, block_in, block_out)
+
+
+def arithmetic(dtype: torch.dtype) -> dict[str, Any]:
+    """Return the kernels' arithmetic options for operands of ``dtype``.
+
+    float32 products follow ``torch.backends.cudnn.allow_tf32``, as PyTorch's own convolutions do.
+    """
+    tf32 = dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+    return {
+        "ACCUMULATE": tl.float64 if dtype == torch.float64 else tl.float32,
+        "PRECISION": "tf32" if tf32 else "ieee",
+        "WIDEN": INTERPRETED and dtype in (torch.bfloat16, torch.float16),
+    }
