@@ -12,6 +12,7 @@ demo: $(READY)
 
 test: $(READY) check
 	$(VENV)/bin/python -m pytest -n auto
+	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -n auto tests/kernels
 
 check: $(READY)
 	$(VENV)/bin/ruff check .

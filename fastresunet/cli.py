@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+
+from fastresunet import __version__
 
 if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -29,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0 done, 1 a problem that the printed message explains, 130 interrupted. A wrong command line
         exits with 2.
     """
-    options = build_parser().parse_args(arguments)
+    options, unknown = build_parser().parse_known_args(arguments)
+    if unknown:
+        # The parser of the sub-command, unlike the outer one, prints the usage that helps.
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     from fastresunet.training.errors import TrainingInterruptedError, UserError
 
     try:
@@ -48,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise
-        return _fail("error: out of memory on the device; choose a smaller --batch-size or --size.", 1)
+        smaller = " or ".join(f"--{name.replace('_', '-')}" for name in ("batch_size", "size") if name in options)
+        return _fail(f"error: out of memory on the device{smaller and f'; choose a smaller {smaller}'}.", 1)
     except OSError as error:
         return _fail(f"error: {error.filename or 'file system'}: {error.strerror or error}", 1)
     return 0
@@ -59,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastresunet", description="ResUNet++ polyp segmentation: train, evaluate, predict."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_evaluate(commands)
@@ -69,7 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 DATA_HELP = "folder with images/ and masks/ of equal file names, and train.txt and val.txt if the split is given"
-SIZE_HELP = "height and width for the network, in pixels (default: that of the training, 256 if unknown)"
+SIZE_HELP = (
+    "height and width to which images are stretched for the network, in pixels, at least 32 "
+    "(default: that of the training, 256 if unknown)"
+)
 
 
 def _add_train(commands: Commands) -> None:
@@ -89,17 +100,30 @@ Without train.txt and val.txt, 15 % of the images (always the same) validate. Ct
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=DATA_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
-        "--size", type=_at_least(32), default=256, help="image height and width in pixels (default: 256)"
+        "--size",
+        type=_at_least(32),
+        default=256,
+        help="height and width to which images are stretched, in pixels, at least 32 (default: 256)",
     )
-    parser.add_argument("--batch-size", type=_at_least(1), default=8, help="images per step and device (default: 8)")
-    parser.add_argument("--epochs", type=_at_least(1), default=100, help="passes over the images (default: 100)")
-    parser.add_argument("--lr", type=float, default=1e-3, help="first learning rate of AdamW (default: 0.001)")
+    parser.add_argument(
+        "--batch-size", type=_at_least(1), default=8, help="images per step and device, at least 1 (default: 8)"
+    )
+    parser.add_argument(
+        "--epochs", type=_at_least(1), default=100, help="passes over the images, at least 1 (default: 100)"
+    )
+    parser.add_argument(
+        "--lr",
+        type=_number(lambda lr: 0 < lr < math.inf, "positive and finite"),
+        default=1e-3,
+        help="first learning rate of AdamW, above 0 (default: 0.001)",
+    )
     parser.add_argument(
         "--filters",
-        type=_at_least(1),
+        type=_at_least(8),
         nargs=5,
         default=[16, 32, 64, 128, 256],
-        help="channels of stem, three encoder blocks and bridge (default: 16 32 64 128 256)",
+        metavar=("STEM", "BLOCK1", "BLOCK2", "BLOCK3", "BRIDGE"),
+        help="channels of stem, three encoder blocks and bridge, each at least 8 (default: 16 32 64 128 256)",
     )
     parser.add_argument(
         "--precision", choices=["32", "bf16", "16"], default="32", help="bits of the arithmetic (default: 32)"
@@ -113,14 +137,18 @@ Without train.txt and val.txt, 15 % of the images (always the same) validate. Ct
         help="stop after this many epochs without a higher validation Dice; 0: never (default: 20)",
     )
     _add_device(parser)
-    parser.add_argument("--devices", type=_at_least(1), default=1, help="number of devices (default: 1)")
+    parser.add_argument("--devices", type=_at_least(1), default=1, help="number of devices, at least 1 (default: 1)")
     parser.add_argument(
         "--workers",
         type=_at_least(0),
         help="processes per device that read images (default: one a core, at most 8; 0 on the CPU)",
     )
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="seed of all randomness (default: 0)")
-    parser.add_argument("--resume", action="store_true", help="continue from last.ckpt in --out")
+    parser.add_argument("--seed", type=_at_least(0), default=0, help="seed of all randomness, at least 0 (default: 0)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue from last.ckpt in --out, with the same --size, --batch-size, --devices, --lr, --filters, --seed",
+    )
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -153,14 +181,14 @@ def _add_predict(commands: Commands) -> None:
         run_predict,
         "Segment images; masks have the original size.",
         """examples:
-  fastresunet predict --checkpoint runs/kvasir/best.ckpt --out masks frame1.png frame2.png
-  fastresunet predict --checkpoint runs/kvasir/best.ckpt --out masks --overlays "video/*.jpg"
+  fastresunet predict --checkpoint runs/kvasir/best.ckpt --out predictions frame1.png frame2.png
+  fastresunet predict --checkpoint runs/kvasir/best.ckpt --out predictions --overlays "video/*.jpg"
 
 writes to --out: masks/NAME.png (0 background, 255 polyp), on request overlays/NAME.png, probabilities/NAME.png.""",
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image file, folder of images, or glob pattern")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.ckpt, or a state_dict")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write, not a data folder")
     parser.add_argument("--size", type=_at_least(32), help=SIZE_HELP)
     _add_threshold(parser)
     parser.add_argument("--overlays", action="store_true", help="also write the images with their masks drawn on")
@@ -183,8 +211,10 @@ def _add_demo(commands: Commands) -> None:
 writes to --out/run-1 (run-2, ... when repeated): overlays.png, the trained model, its logs.""",
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help=f"{DATA_HELP} (default: draw synthetic polyps)")
-    parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="(default: demo-out)")
-    parser.add_argument("--seconds", type=_at_least(1), default=60, help="time to train (default: 60)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo-out"), metavar="DIR", help="folder to write (default: demo-out)"
+    )
+    parser.add_argument("--seconds", type=_at_least(1), default=60, help="time to train, at least 1 (default: 60)")
 
 
 def _add_info(commands: Commands) -> None:
@@ -201,7 +231,7 @@ def _add_command(
         epilog=notes,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -214,9 +244,9 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 def _add_threshold(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold",
-        type=_probability,
+        type=_number(lambda probability: 0 <= probability <= 1, "between 0 and 1"),
         default=0.5,
-        help="foreground is where the probability is above (default: 0.5)",
+        help="foreground is where the probability is above, 0 to 1 (default: 0.5)",
     )
 
 
@@ -286,7 +316,7 @@ def run_predict(options: argparse.Namespace) -> None:
         probabilities=options.probabilities,
         device=options.device,
     )
-    print(f"{len(masks)} mask(s) in {options.out / 'masks'}")
+    print(f"Masks written to {options.out / 'masks'}: {len(masks)}")
 
 
 def run_demo(options: argparse.Namespace) -> None:
@@ -314,11 +344,14 @@ def _at_least(least: int) -> Callable[[str], int]:
     return integer
 
 
-def _probability(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
-    return value
+def _number(accepts: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = float(text)
+        if not accepts(value):
+            raise argparse.ArgumentTypeError(f"must be {expected}, got {text}")
+        return value
+
+    return number
 
 
 def _quieten_lightning() -> None:

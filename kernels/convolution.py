@@ -9,6 +9,7 @@ from torch import Tensor
 from .config import Config, arithmetic, choose
 from .forward import forward_kernel
 from .statistics import merge_statistics
+from .supported import check_supported
 from .weights import forward_weight
 
 
@@ -42,6 +43,7 @@ def conv(
     tiles = triton.cdiv(rows * columns, config.block_pixels)
     parts = tiles * (4 if parity else 1)
     output = _empty(data[0], out_channels, out_height, out_width, weight.dtype)
+    check_supported(data, upsample, pool, output)
     kept = weight.new_empty(0)
     if pool:
         kept = _empty(data[0], out_channels, out_height, out_width, torch.uint8)

@@ -9,6 +9,7 @@ from torch import Tensor
 from .config import Config, arithmetic, choose
 from .input_gradient import input_gradient_kernel
 from .output_gradient import output_gradient_kernel
+from .supported import check_supported
 from .weight_gradient import weight_gradient_kernel
 from .weights import forward_weight_adjoint, input_gradient_weight
 
@@ -42,6 +43,7 @@ def conv_backward(
 
     A gradient that is not needed is empty.
     """
+    check_supported(data, upsample, pool, grad)
     zoom = 2 if upsample[0] else 1
     height, width = ((zoom * size - 1) // stride + 1 for size in data[0].shape[2:])
     raw, grad_gate, grad_gate_scale, grad_bias = output_gradient(
@@ -95,6 +97,8 @@ def output_gradient(
         pooled_from: rows and columns before the pooling, or ``None`` without one.
     """
     grad = grad.contiguous(memory_format=torch.channels_last)
+    # Gradients of vectors are often slices of larger ones.
+    grad_mean, grad_m2 = (None if vector is None else vector.contiguous() for vector in (grad_mean, grad_m2))
     samples, channels, rows, columns = grad.shape
     height, width = pooled_from or (rows, columns)
     result = torch.empty(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -40,9 +41,19 @@ def dispatching(name: str) -> Callable[..., Any]:
     def implementation(*arguments: Any) -> Any:
         *operands, backend = arguments
         # "auto" stays with PyTorch until the kernels have been timed on GPUs.
-        return _kernels(arguments)[name](*operands) if backend == "triton" else plain(*operands)
+        if backend == "triton":
+            try:
+                return _kernels(arguments)[name](*operands)
+            except NotImplementedError as reason:
+                _warn_once(f"not in the Triton kernels, computed by PyTorch instead: {reason}")
+        return plain(*operands)
 
     return implementation
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
 
 
 def _kernels(arguments: tuple[Any, ...]) -> dict[str, Callable[..., Any]]:

@@ -76,7 +76,7 @@ def conv(
         dilation,
         None if residual is None else channels_last(residual.to(dtype)),
         None if gate is None else channels_last(gate.to(dtype)),
-        gate_scale,
+        None if gate_scale is None else gate_scale.contiguous(),
         pool,
         statistics,
         backend,

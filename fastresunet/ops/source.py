@@ -51,7 +51,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 def flatten(sources: Sequence[Source], dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor], list[bool], list[bool]]:
     """Return data (channels-last, in ``dtype``), affine (empty for ``None``), ReLU and upsampling of every source."""
     data = [source.data.to(dtype).contiguous(memory_format=torch.channels_last) for source in sources]
-    empty = [source.data.new_empty(0) if source.affine is None else source.affine for source in sources]
+    empty = [source.data.new_empty(0) if source.affine is None else source.affine.contiguous() for source in sources]
     return data, empty, [source.relu for source in sources], [source.upsample for source in sources]
 
 

@@ -1,4 +1,4 @@
-"""What happens beside the training: the table of epochs, and a clean stop on Ctrl-C."""
+"""What happens beside the training: the table of epochs, the best checkpoint, a clean stop on Ctrl-C or divergence."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fastresunet.training.console import say
-from fastresunet.training.errors import TrainingInterruptedError
+from fastresunet.training.errors import TrainingInterruptedError, UserError
 from fastresunet.training.files import write_atomically
 
 COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_dice", "val_iou", "learning_rate", "seconds")
@@ -83,6 +84,30 @@ class BestCheckpoint(ModelCheckpoint):
         path, score = str(Path(str(self.dirpath)) / "best.ckpt"), state_dict["best_model_score"]
         here = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
         super().load_state_dict({**state_dict, **here, "best_k_models": {} if score is None else {path: score}})
+
+
+class StopOnDivergence(Callback):
+    """Stop when a loss is not finite, before anything of that state is saved."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Check the loss of a step."""
+        diverged = not bool(torch.isfinite(outputs["loss"]))
+        # With several processes all must stop in the same step.
+        if trainer.strategy.reduce_boolean_decision(diverged, all=False):
+            self._stop(f"in epoch {trainer.current_epoch + 1}, step {trainer.global_step}")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the validation loss of an epoch."""
+        if not torch.isfinite(trainer.callback_metrics["val_loss"]):
+            self._stop(f"of the validation of epoch {trainer.current_epoch + 1}")
+
+    def _stop(self, where: str) -> None:
+        raise UserError(
+            f"the loss {where} is not finite: the training has diverged. Checkpoints of earlier epochs are kept; "
+            "train again with a lower --lr and another --out."
+        )
 
 
 class StopOnInterrupt(Callback):

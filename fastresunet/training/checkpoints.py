@@ -89,7 +89,7 @@ def load_model(path: Path) -> tuple[FastResUNetPP, int | None]:
         The network, and the image size in pixels it was trained at (None if the checkpoint does not say).
 
     Raises:
-        UserError: the file cannot be read, its parameters are not those of ResUNet++, or its dilation rates are unknown.
+        UserError: the file cannot be read, its parameters are not those of ResUNet++, or its dilation rates unknown.
     """
     checkpoint = read_checkpoint(path)
     state = _parameters(checkpoint, path)
@@ -97,7 +97,7 @@ def load_model(path: Path) -> tuple[FastResUNetPP, int | None]:
         model = FastResUNetPP(**_network_arguments(state))
         _check_names(state, model.state_dict())
         model.load_state_dict(state)
-    except (KeyError, IndexError, StopIteration, RuntimeError, ValueError) as error:
+    except (KeyError, IndexError, RuntimeError, ValueError) as error:
         raise UserError(
             f"checkpoint {path} does not hold the parameters of ResUNet++: "
             f"{_reason(error)}. Use a checkpoint of this package or of the published PyTorch model."
@@ -139,13 +139,15 @@ def _network_arguments(state: dict[str, Tensor]) -> dict[str, Any]:
     if branches not in (0, ASPP_BRANCHES):
         raise ValueError(
             f"it has {branches} ASPP branches, whose dilation rates the file does not say; only the published "
-            f"{ASPP_BRANCHES} are known. In Python, FastResUNetPP(aspp_rates=...).load_state_dict reads it"
+            f"{ASPP_BRANCHES} are known (in Python, FastResUNetPP(aspp_rates=...).load_state_dict reads it)"
         )
     filters = [state[f"{name}.c2.0.weight"].shape[0] for name in ("c1", "c2", "c3", "c4")]
     hidden = [state[f"{name}.attn.net.0.weight"].shape[0] for name in ("c1", "c2", "c3", "c4")]
     # Several reductions may give the same layers; the published one is named where it does.
     candidates = (PUBLISHED_SE_REDUCTION, *range(1, min(filters) + 1))
-    reduction = next(r for r in candidates if [width // r for width in filters] == hidden)
+    reduction = next((r for r in candidates if [width // r for width in filters] == hidden), None)
+    if reduction is None:
+        raise ValueError(f"squeeze-and-excitation layers of {hidden} channels do not fit blocks of {filters}")
     return {
         "in_channels": state["c1.c2.0.weight"].shape[1],
         "num_classes": state["output.weight"].shape[0],
@@ -165,6 +167,6 @@ def _check_names(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"missing parameter {error}"
-    lines = [line.strip().rstrip(".") for line in str(error).splitlines()]
-    # The first line of load_state_dict says only that something is wrong.
+    lines = [line.strip().partition(". ")[0].rstrip(".") for line in str(error).splitlines()]
+    # The first line of load_state_dict says only that something is wrong; the first sentence of a line says enough.
     return next((line for line in lines if line and not line.startswith("Error(s) in loading")), type(error).__name__)

@@ -119,8 +119,8 @@ def split_pairs(data: Path, seed: int = 0, val_fraction: float = 0.15) -> tuple[
         Training pairs and validation pairs.
 
     Raises:
-        UserError: see ``find_pairs``; or a list is missing, empty, no text, overlaps the other, or names a pair twice or an
-            unknown one.
+        UserError: see ``find_pairs``; or a list is missing, empty, no text, overlaps the other, or names a pair that is
+            unknown or named before.
     """
     pairs = {pair.name: pair for pair in find_pairs(data)}
     lists = data / "train.txt", data / "val.txt"

@@ -179,6 +179,6 @@ def _table(comparison: Comparison, device: torch.device) -> Table:
         f"{reference_memory / 2**20:.1f} MiB",
         f"{memory / reference_memory:.2f}",
     )
-    table.add_row("largest output difference", "", "", f"{comparison.output_difference:.1e}")
-    table.add_row("largest gradient difference", "", "", f"{comparison.gradient_difference:.1e}")
+    table.add_row("largest output difference, float32", "", "", f"{comparison.output_difference:.1e}")
+    table.add_row("largest gradient difference, float32", "", "", f"{comparison.gradient_difference:.1e}")
     return table

@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from fastresunet.training.checkpoints import load_model
 from fastresunet.training.data import Pair, Split, select_pairs
 from fastresunet.training.errors import UserError
-from fastresunet.training.files import write_atomically
-from fastresunet.training.inference import DEFAULT_SIZE, Device, choose_device, predict_probability
+from fastresunet.training.files import check_writable, write_atomically
+from fastresunet.training.inference import (
+    DEFAULT_SIZE,
+    Device,
+    choose_device,
+    diverged_checkpoint_named,
+    predict_probability,
+)
 from fastresunet.training.metrics import COUNTS, METRICS, confusion_counts, dataset_scores, image_means, scores
+from fastresunet.training.progress import track
 
 
 @dataclass(frozen=True)
@@ -70,9 +76,12 @@ def evaluate(
     Raises:
         UserError: the checkpoint, a file of the data or ``out`` cannot be used.
     """
+    if out is not None:
+        check_writable(out)
     model, trained_size = load_binary_model(checkpoint, device)
     pairs = select_pairs(data, split)
-    evaluation = evaluate_model(model, pairs, size or trained_size, threshold)
+    with diverged_checkpoint_named(checkpoint):
+        evaluation = evaluate_model(model, pairs, size or trained_size, threshold)
     if out is not None:
         write_evaluation(evaluation, out)
     return evaluation
@@ -94,7 +103,7 @@ def load_binary_model(checkpoint: Path, device: Device) -> tuple[nn.Module, int]
     model, size = load_model(checkpoint)
     if (model.in_channels, model.num_classes) != (3, 1):
         raise UserError(
-            f"checkpoint {checkpoint} maps {model.in_channels} channel(s) to {model.num_classes} class(es); "
+            f"checkpoint {checkpoint} has in_channels={model.in_channels} and num_classes={model.num_classes}; "
             "expected 3 (RGB) and 1 (polyp or not)."
         )
     return model.to(choose_device(device)), size or DEFAULT_SIZE
@@ -113,10 +122,11 @@ def evaluate_model(model: nn.Module, pairs: Sequence[Pair], size: int, threshold
         Pixel counts of each image, and their scores.
 
     Raises:
-        UserError: a file cannot be read, or a mask differs in size from its image.
+        FloatingPointError: the network gives values that are not finite.
+        UserError: a file cannot be read, or a mask is unclear or differs in size from its image.
     """
     counts = []
-    for pair in track(pairs, "Evaluating", transient=True):
+    for pair in track(pairs, "Evaluating", len(pairs)):
         image, mask = pair.read()
         prediction = predict_probability(model, image, size) > threshold
         counts.append(confusion_counts(prediction[None], mask[None]))

@@ -59,4 +59,6 @@ def check_writable(folder: Path) -> None:
 def _cannot_write(path: Path, error: OSError) -> UserError:
     reason = "a file is where a folder should be" if isinstance(error, FILE_IN_THE_WAY) else error.strerror or error
     remedy = "free some space or choose another" if error.errno in FULL_DISK else "choose another"
-    return UserError(f"cannot write {path}: {reason}. Files already written are complete; {remedy} --out, then run again.")
+    return UserError(
+        f"cannot write {path}: {reason}. Files already written are complete; {remedy} --out, then run again."
+    )

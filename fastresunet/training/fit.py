@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from fastresunet.reference import check_network_arguments
-from fastresunet.training.callbacks import BestCheckpoint, EpochTable, StopOnInterrupt
+from fastresunet.training.callbacks import BestCheckpoint, EpochTable, StopOnDivergence, StopOnInterrupt
 from fastresunet.training.checkpoints import AtomicCheckpointIO, read_checkpoint
 from fastresunet.training.data import check_pairs, split_pairs
 from fastresunet.training.errors import UserError
-from fastresunet.training.lightning_module import SegmentationData, SegmentationModule
+from fastresunet.training.files import check_writable
+from fastresunet.training.lightning_module import SegmentationData, SegmentationModule, Settings
+from fastresunet.training.progress import EpochProgress
 
 Precision = Literal["32", "bf16", "16"]
 LIGHTNING_PRECISION: dict[Precision, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -82,28 +85,30 @@ def train(
         devices: number of devices, one process each.
         workers: processes per device that read images; None takes one per core, at most 8, or 0 on the CPU.
         seed: seed of the initial parameters, the order and the augmentation.
-        resume: continue from ``last.ckpt`` in ``out``.
+        resume: continue from ``last.ckpt`` in ``out``, with the same images, size, batch size, number of devices,
+            learning rate, filters and seed.
 
     Returns:
         Paths and the best validation score.
 
     Raises:
-        UserError: an argument out of range, bad data, an ``out`` with another training, a damaged checkpoint, or a
-            full disk.
+        UserError: an argument out of range, bad data, an ``out`` with another training, a damaged checkpoint, a full
+            disk, or a loss that is not finite.
         TrainingInterruptedError: the user pressed Ctrl-C; the state is saved.
     """
     device = _check_arguments(size, batch_size, epochs, learning_rate, filters, precision, patience, device, devices)
     last, table = out / "last.ckpt", out / "epochs.csv"
+    train_pairs, val_pairs = split_pairs(data)
+    settings = Settings(list(filters), size, batch_size, devices, learning_rate, seed, len(train_pairs))
     if resume:
-        _check_resumable(last, list(filters), size, epochs)
+        _check_resumable(last, settings, epochs)
     elif last.exists():
         raise UserError(f"{out} already holds a training. Add --resume to continue it, or choose another --out.")
-    train_pairs, val_pairs = split_pairs(data)
-    check_pairs(train_pairs)
-    check_pairs(val_pairs)
+    check_writable(out)
+    check_pairs([*train_pairs, *val_pairs])
 
     seed_everything(seed, verbose=False)
-    module = SegmentationModule(filters, size, learning_rate, compile_model)
+    module = SegmentationModule(settings, compile_model)
     if workers is None:
         # On the CPU, reading processes would only take cores from the training.
         workers = min(8, (os.cpu_count() or 1) // devices) if device == "cuda" else 0
@@ -111,7 +116,7 @@ def train(
     stopper, best_saver = StopOnInterrupt(last), BestCheckpoint(out)
     # After the best one, so that last.ckpt knows the best score when training resumes.
     last_saver = ModelCheckpoint(out, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    callbacks = [stopper, EpochTable(table), best_saver, last_saver, RichProgressBar()]
+    callbacks = [StopOnDivergence(), stopper, EpochTable(table), best_saver, last_saver, EpochProgress()]
     if patience:
         callbacks.append(EarlyStopping("val_dice", mode="max", patience=patience, check_on_train_epoch_end=True))
     if max_seconds is not None:
@@ -125,6 +130,7 @@ def train(
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,
+        enable_progress_bar=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
@@ -133,7 +139,12 @@ def train(
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable")
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         warnings.filterwarnings("ignore", "The dirpath has changed")
-        trainer.fit(module, datamodule=loaders, ckpt_path=last if resume else None)
+        try:
+            trainer.fit(module, datamodule=loaders, ckpt_path=last if resume else None)
+        except UserError as error:
+            # A reading process hands over the text of its traceback, which ends with the message.
+            error.args = (str(error).rpartition("UserError: ")[2].strip(),)
+            raise
     score = best_saver.best_model_score
     return TrainingResult(out / "best.ckpt", last, table, float("nan") if score is None else float(score))
 
@@ -158,11 +169,11 @@ def _check_arguments(
     ):
         if value < least:
             raise UserError(f"{name} must be at least {least}, got {value}")
-    if not learning_rate > 0:
-        raise UserError(f"learning_rate must be positive, got {learning_rate}")
+    if not 0 < learning_rate < math.inf:
+        raise UserError(f"learning_rate must be positive and finite, got {learning_rate}")
     try:
         check_network_arguments(3, 1, tuple(filters), se_reduction=8, aspp_rates=(1, 6, 12, 18))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error
     if precision not in LIGHTNING_PRECISION:
         raise UserError(f"precision must be one of {', '.join(LIGHTNING_PRECISION)}, got {precision!r}")
@@ -170,21 +181,33 @@ def _check_arguments(
     if device == "auto":
         device = "cuda" if cuda_devices else "cpu"
     if device == "cuda" and devices > cuda_devices:
-        raise UserError(f"{devices} CUDA device(s) asked for, but PyTorch sees {cuda_devices}; use --device cpu.")
+        raise UserError(
+            f"CUDA devices asked for: {devices}, available to PyTorch: {cuda_devices}. "
+            "Choose a smaller --devices or --device cpu."
+        )
     if device == "cpu" and precision == "16":
         raise UserError("precision 16 (float16) trains on CUDA devices only; use bf16 or 32 on the CPU.")
     return device
 
 
-def _check_resumable(last: Path, filters: list[int], size: int, epochs: int) -> None:
+def _check_resumable(last: Path, settings: Settings, epochs: int) -> None:
+    if not last.exists():
+        raise UserError(f"there is nothing to resume in {last.parent}; drop --resume to start a training there.")
     checkpoint = read_checkpoint(last)
     try:
-        saved = checkpoint["hyper_parameters"]
+        saved = {name: checkpoint["hyper_parameters"][name] for name in asdict(settings)}
         finished = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"{last} is no checkpoint of a training of this package; it cannot be resumed.") from error
-    for name, value in (("filters", filters), ("size", size)):
+    for name, value in asdict(settings).items():
         if saved[name] != value:
-            raise UserError(f"{last} was trained with {name} {saved[name]}, got {value}. Resume with the same {name}.")
+            what = "training images" if name == "images" else f"--{name.replace('_', '-')}"
+            given, before = (" ".join(map(str, x)) if name == "filters" else x for x in (value, saved[name]))
+            raise UserError(
+                f"{last} was trained with {what} {before}, now given: {given}. "
+                "Resume with the same, or start another training in another --out."
+            )
     if finished >= epochs:
-        raise UserError(f"{last} has finished {finished} epochs already; give a larger --epochs to train on.")
+        raise UserError(
+            f"epochs finished in {last}: {finished}, asked for: {epochs}. Give a larger --epochs to train on."
+        )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -29,6 +32,25 @@ def choose_device(device: Device) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("no CUDA device is available to PyTorch; use --device cpu, or see: fastresunet info")
     return torch.device(device)
+
+
+@contextmanager
+def diverged_checkpoint_named(checkpoint: Path) -> Iterator[None]:
+    """Name the checkpoint of a network that gives values that are not finite.
+
+    Args:
+        checkpoint: file that the network used inside the block comes from.
+
+    Raises:
+        UserError: ``predict_probability`` raised a ``FloatingPointError`` inside the block.
+    """
+    try:
+        yield
+    except FloatingPointError as error:
+        raise UserError(
+            f"checkpoint {checkpoint} is of no use: {error} (NaN or infinity), so its training has diverged. "
+            "Use another checkpoint, or train again with a lower --lr."
+        ) from error
 
 
 @torch.inference_mode()

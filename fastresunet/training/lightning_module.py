@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -21,22 +22,43 @@ WEIGHT_DECAY = 1e-4
 Batch = tuple[Tensor, Tensor]
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What a resumed training must share with its checkpoint, which keeps it.
+
+    Args:
+        filters: channels of the network, see ``FastResUNetPP``.
+        size: height and width of the training images in pixels; prediction uses it too.
+        batch_size: images per step and device.
+        devices: number of devices.
+        lr: first learning rate; it falls to 0 along half a cosine.
+        seed: seed of the initial parameters, the order and the augmentation.
+        images: number of training images.
+    """
+
+    filters: list[int]
+    size: int
+    batch_size: int
+    devices: int
+    lr: float
+    seed: int
+    images: int
+
+
 class SegmentationModule(LightningModule):
     """FastResUNetPP with its loss, AdamW, a cosine learning rate and the validation scores.
 
     Args:
-        filters: channels of the network, see ``FastResUNetPP``.
-        size: height and width of the training images in pixels; kept in the checkpoint for prediction.
-        learning_rate: first learning rate; it falls to 0 along half a cosine.
+        settings: channels, learning rate, and what else the checkpoint keeps.
         compile_model: compile the network with ``torch.compile``.
     """
 
-    def __init__(self, filters: Sequence[int], size: int, learning_rate: float, compile_model: bool = False) -> None:
+    def __init__(self, settings: Settings, compile_model: bool = False) -> None:
         super().__init__()
         # Plain values only, so that the checkpoint loads with weights_only=True.
-        self.save_hyperparameters({"filters": list(filters), "size": size, "learning_rate": learning_rate})
-        self.learning_rate = learning_rate
-        self.model = FastResUNetPP(filters=filters)
+        self.save_hyperparameters(asdict(settings))
+        self.lr = settings.lr
+        self.model = FastResUNetPP(filters=settings.filters)
         if compile_model:
             self.model.compile()
         self.image_counts = ImageCounts()
@@ -64,7 +86,7 @@ class SegmentationModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW and a learning rate that falls to 0 over all planned steps."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=WEIGHT_DECAY)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=WEIGHT_DECAY)
         # Not trainer.estimated_stepping_batches: it would build the loaders before a resumed epoch is known.
         steps = len(self.trainer.datamodule.train_dataloader()) * (self.trainer.max_epochs or 1)  # type: ignore[attr-defined]
         # A function of the planned steps, not a stored state: resuming with more epochs stretches the curve.

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.progress import track
 
 from fastresunet.training.data import list_images
 from fastresunet.training.errors import UserError
 from fastresunet.training.evaluate import load_binary_model
 from fastresunet.training.images import read_image, write_png
-from fastresunet.training.inference import Device, predict_probability
+from fastresunet.training.inference import Device, diverged_checkpoint_named, predict_probability
 from fastresunet.training.overlay import draw_overlay
+from fastresunet.training.progress import track
 
 
 def predict(
@@ -33,7 +33,7 @@ def predict(
     Args:
         checkpoint: file of this package or of the published model.
         inputs: image files, folders of images, or glob patterns.
-        out: folder to write.
+        out: folder to write; not a data folder, whose ``masks`` are the truth.
         size: height and width for the network, in pixels; None takes that of the training (256 if unknown).
         threshold: a pixel is foreground where its probability is above this.
         overlays: also write the image with its mask drawn on it, to ``out/overlays``.
@@ -46,12 +46,18 @@ def predict(
     Raises:
         UserError: the checkpoint, an image or ``out`` cannot be used. Masks written before stay.
     """
+    if (out / "images").is_dir():
+        raise UserError(
+            f"--out {out} is a data folder (it holds images/), and predicted masks would mix with its own in masks/. "
+            "Choose another --out, for example predictions."
+        )
     images = find_inputs(inputs)
     model, trained_size = load_binary_model(checkpoint, device)
     masks = []
-    for name, path in track(images.items(), "Predicting", total=len(images), transient=True):
+    for name, path in track(images.items(), "Predicting", len(images)):
         image = read_image(path)
-        probability = predict_probability(model, image, size or trained_size)
+        with diverged_checkpoint_named(checkpoint):
+            probability = predict_probability(model, image, size or trained_size)
         mask = probability > threshold
         if overlays:
             write_png(out / "overlays" / f"{name}.png", draw_overlay(image, mask))
@@ -83,7 +89,7 @@ def find_inputs(inputs: Sequence[str | Path]) -> dict[str, Path]:
                 f"{entry!r} matches no file. Give image files, a folder of images or a quoted glob pattern."
             )
         for path in found:
-            if images.setdefault(path.stem, path) != path:
+            if images.setdefault(path.stem, path).resolve() != path.resolve():
                 raise UserError(
                     f"{images[path.stem]} and {path} would both write {path.stem}.png; predict them to different --out."
                 )

@@ -31,7 +31,7 @@ class EpochProgress(Callback):
     def __init__(self) -> None:
         columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self.progress = Progress(*columns, console=rich.get_console(), transient=True)
-        self.task = self.progress.add_task("")
+        self.task = self.progress.add_task("", visible=False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar."""
@@ -42,7 +42,7 @@ class EpochProgress(Callback):
         """Begin anew."""
         batches = int(trainer.num_training_batches) + int(sum(trainer.num_val_batches))
         description = f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self.progress.reset(self.task, total=batches, description=description)
+        self.progress.reset(self.task, total=batches, description=description, visible=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -56,8 +56,13 @@ class EpochProgress(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the bar."""
-        self.progress.stop()
+        self._hide()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove the bar."""
-        self.progress.stop()
+        self._hide()
+
+    def _hide(self) -> None:
+        # Stopping a bar that was never shown would print an empty line.
+        if self.progress.live.is_started:
+            self.progress.stop()

@@ -12,7 +12,7 @@ from torch.library import opcheck
 from fastresunet import ops
 from fastresunet.ops import Branch, Source
 from fastresunet.ops.source import flatten
-from tests.numerics import relative_difference
+from tests.numerics import assert_as_close_as_reference, hurtful_image, relative_difference
 from tests.ops import plain
 
 
@@ -35,6 +35,14 @@ def sources(channels: tuple[int, ...], upsample: tuple[bool, ...], gated: bool) 
         affine = torch.randn(3, 2, c, dtype=torch.float64, requires_grad=True) if gated else None
         result.append(Source(data, affine, relu=False, upsample=up))
     return result
+
+
+PARAMETERS = ("weight", "bias", "gamma", "beta")
+
+
+def fused(inputs: list[Source], branches: list[Branch], *, stride: int) -> Tensor:
+    """Return the sum alone, as the plain twin does."""
+    return ops.conv_norm_sum(inputs, branches, stride=stride)[0]
 
 
 LAYOUTS = {
@@ -61,6 +69,51 @@ def test_values_and_gradients(layout: str, gated: bool, running: bool) -> None:
     largest = max(float(g.abs().max()) for g in gradients[1])
     for value, expected in zip(*gradients, strict=True):
         assert float((value - expected).abs().max()) <= 1e-12 * largest
+
+
+@pytest.mark.parametrize("kind", ["normal", "offset", "negative"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rounds_no_worse_than_plain_pytorch(layout: str, dtype: torch.dtype, kind: str) -> None:
+    channels, upsample, kernel, rates, stride = LAYOUTS[layout]
+    images = [
+        hurtful_image((2, c, *((4, 3) if up else (8, 6))), kind) for c, up in zip(channels, upsample, strict=True)
+    ]
+    branches = [branch(sum(channels), 6, kernel, rate, running=False) for rate in rates]
+    direction = torch.randn(2, 6, (8 - 1) // stride + 1, (6 - 1) // stride + 1, dtype=torch.float64) / 16
+    results = []
+    for function, kept in ((fused, dtype), (plain.conv_norm_sum, dtype), (plain.conv_norm_sum, torch.float64)):
+        # Rounded to the low precision first, so that all start from the same numbers.
+        data = [x.to(dtype).to(kept).requires_grad_() for x in images]
+        cast = [
+            replace(b, **{name: getattr(b, name).detach().to(dtype).to(kept).requires_grad_() for name in PARAMETERS})
+            for b in branches
+        ]
+        inputs = [Source(x, upsample=up) for x, up in zip(data, upsample, strict=True)]
+        total = function(inputs, cast, stride=stride)
+        # In training the bias has no gradient but rounding.
+        leaves = [*data, *(getattr(b, name) for b in cast for name in PARAMETERS if name != "bias")]
+        results.append([total.detach(), *torch.autograd.grad(total, leaves, direction.to(total.dtype))])
+    terms = sum(channels) * kernel**2 + 2 * 8 * 6
+    for value, twin, exact in zip(*results, strict=True):
+        # BatchNorm's gradient is a difference of sums over all pixels; PyTorch's kernels add them in another order.
+        # Of two sources each one's result is rounded before they are added.
+        assert_as_close_as_reference(value, twin, exact, dtype, terms, factor=4 * len(channels))
+
+
+def test_gradcheck() -> None:
+    (source,) = sources((3,), (False,), gated=True)
+    branches = [branch(3, 4, 3, rate, running=False) for rate in (1, 2)]
+    leaves = [source.data, source.affine, *(getattr(b, name) for b in branches for name in PARAMETERS)]
+
+    def function(data: Tensor, affine: Tensor, *parameters: Tensor) -> Tensor:
+        given = [
+            Branch(weight, bias, b.dilation, gamma, beta, b.eps)
+            for b, (weight, bias, gamma, beta) in zip(branches, (parameters[:4], parameters[4:]), strict=True)
+        ]
+        return fused([replace(source, data=data, affine=affine)], given, stride=1)
+
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
 
 
 def test_the_statistics_are_those_of_the_branches() -> None:

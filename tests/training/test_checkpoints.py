@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastresunet import ResUNetPP
+from fastresunet.reference import ResUNetPP
 from fastresunet.training.checkpoints import AtomicCheckpointIO, load_model, read_checkpoint
 from fastresunet.training.errors import UserError
 from fastresunet.training.fit import TrainingResult
@@ -55,6 +55,39 @@ def test_own_checkpoint_loads_with_weights_only(trained: TrainingResult) -> None
         assert model.filters == FILTERS
 
 
+@pytest.mark.parametrize("content", ["a list", {"size": "256"}, {}], ids=str)
+def test_hyper_parameters_of_others_are_ignored(tmp_path: Path, content: object) -> None:
+    state = ResUNetPP(filters=FILTERS).state_dict()
+    torch.save({"state_dict": state, "hyper_parameters": content}, tmp_path / "model.ckpt")
+    assert load_model(tmp_path / "model.ckpt")[1] is None
+
+
+def test_wrong_parameters_are_named(tmp_path: Path) -> None:
+    path, state = tmp_path / "model.pth", ResUNetPP(filters=FILTERS).state_dict()
+
+    def save_without(name: str, **changes: Tensor) -> None:
+        torch.save({key: value for key, value in state.items() if key != name} | changes, path)
+
+    save_without("output.weight")
+    with pytest.raises(UserError, match=r"missing parameter 'output\.weight'"):
+        load_model(path)
+    save_without("output.bias", head=torch.zeros(1))
+    with pytest.raises(UserError, match=r"missing parameter 'output\.bias'"):
+        load_model(path)
+    save_without("", **{f"head{index}": torch.zeros(1) for index in range(5)})
+    with pytest.raises(UserError, match=r"unexpected parameter 'head0', 'head1', 'head2' and 2 more"):
+        load_model(path)
+    save_without("", **{"output.bias": torch.zeros(4)})
+    with pytest.raises(UserError, match=r"size mismatch for output\.bias"):
+        load_model(path)
+
+
+def test_unknown_dilation_rates(tmp_path: Path) -> None:
+    torch.save(ResUNetPP(filters=FILTERS, aspp_rates=(1, 2, 3)).state_dict(), tmp_path / "three.pth")
+    with pytest.raises(UserError, match=r"three\.pth .* has 3 ASPP branches, whose dilation rates"):
+        load_model(tmp_path / "three.pth")
+
+
 @pytest.mark.parametrize("length", [0, 1, 100, 20_000])
 def test_truncated_checkpoint(tmp_path: Path, trained: TrainingResult, length: int) -> None:
     path = tmp_path / "cut.ckpt"
@@ -67,8 +100,14 @@ def test_other_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
     with pytest.raises(UserError, match=r"there is no checkpoint .*file\.pth"):
         load_model(path)
-    path.write_text("text, no checkpoint")
-    with pytest.raises(UserError, match=r"file\.pth cannot be read; it is truncated or no PyTorch checkpoint"):
+    for content in (b"text, no checkpoint", b"\xff\xd8\xff\xe0\x00\x10JFIF"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"file\.pth is no PyTorch checkpoint"):
+            load_model(path)
+    with pytest.raises(UserError, match=r"is a folder; give the checkpoint file, for example .*best\.ckpt"):
+        load_model(tmp_path)
+    torch.save({}, path)
+    with pytest.raises(UserError, match=r"holds an empty dictionary"):
         load_model(path)
     torch.save(nn.Linear(2, 2), path)
     with pytest.raises(UserError, match=r"holds Python objects that could run code"):
@@ -80,7 +119,7 @@ def test_other_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no parameters.*'epoch'"):
         load_model(path)
     torch.save(nn.Linear(2, 2).state_dict(), path)
-    with pytest.raises(UserError, match=r"does not hold the parameters of ResUNet\+\+"):
+    with pytest.raises(UserError, match=r"does not hold the parameters of ResUNet\+\+: missing parameter 'c1\."):
         load_model(path)
 
 

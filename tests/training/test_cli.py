@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastresunet import __version__
 from fastresunet.cli import main
 from fastresunet.training import demo, fit
 from fastresunet.training.fit import TrainingResult
@@ -47,7 +48,10 @@ def test_missing_train_extra() -> None:
 def test_train_evaluate_predict(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, data = tmp_path / "run", str(shared_data)
     assert main(["train", "--data", data, "--out", str(run), "--epochs", "1", *SMALL]) == 0
-    assert "Next: fastresunet evaluate --checkpoint" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "Next: fastresunet evaluate --checkpoint" in output
+    assert "Epoch" not in output
+    assert "" not in output.splitlines()
     checkpoint = ["--checkpoint", str(run / "best.ckpt"), "--device", "cpu"]
     assert main(["evaluate", "--data", data, "--out", str(run), *checkpoint]) == 0
     assert "per_image.csv" in capsys.readouterr().out.replace("\n", "")
@@ -64,6 +68,8 @@ def test_train_evaluate_predict(shared_data: Path, tmp_path: Path, capsys: pytes
         ["train", "--data", "d", "--out", "o", "--size", "8"],
         ["train", "--data", "d", "--out", "o", "--epochs", "many"],
         ["train", "--data", "d", "--out", "o", "--precision", "8"],
+        ["train", "--data", "d", "--out", "o", "--lr", "inf"],
+        ["train", "--data", "d", "--out", "o", "--lr", "nan"],
         ["predict", "--checkpoint", "c", "--out", "o"],
         ["predict", "--checkpoint", "c", "--out", "o", "--threshold", "50", "image.png"],
     ],
@@ -74,6 +80,27 @@ def test_wrong_command_line_exits_with_2(arguments: list[str], capsys: pytest.Ca
         main(arguments)
     assert end.value.code == 2
     assert "usage: fastresunet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--filters", "4", "8", "8", "8", "8"], "argument --filters: must be at least 8, got 4"), (["--fly"], "--fly")],
+)
+def test_wrong_option_prints_the_usage_of_its_command(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--data", "d", "--out", "o", *words])
+    error = capsys.readouterr().err
+    assert error.startswith("usage: fastresunet train ")
+    assert message in error.splitlines()[-1]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"fastresunet {__version__}\n"
 
 
 @pytest.mark.parametrize(

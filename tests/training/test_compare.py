@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastresunet import FastResUNetPP, ResUNetPP
+from fastresunet.model import FastResUNetPP
+from fastresunet.reference import ResUNetPP
 from fastresunet.training.compare import (
     activation_bytes,
     gradient_difference,

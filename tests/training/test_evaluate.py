@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fastresunet import ResUNetPP
+from fastresunet.reference import ResUNetPP
 from fastresunet.training.data import find_pairs
 from fastresunet.training.errors import UserError
 from fastresunet.training.evaluate import evaluate, evaluate_model
@@ -66,5 +66,25 @@ def test_threshold_and_original_sizes(data: Path, logit: float, threshold: float
 
 def test_other_channels_are_named(shared_data: Path, tmp_path: Path) -> None:
     torch.save(ResUNetPP(in_channels=1, num_classes=3, filters=FILTERS).state_dict(), tmp_path / "grey.pth")
-    with pytest.raises(UserError, match=r"grey\.pth maps 1 channel\(s\) to 3 class"):
+    with pytest.raises(UserError, match=r"grey\.pth has in_channels=1 and num_classes=3"):
         evaluate(tmp_path / "grey.pth", shared_data, device="cpu")
+
+
+def test_diverged_checkpoint_is_named(shared_data: Path, tmp_path: Path) -> None:
+    state = ResUNetPP(filters=FILTERS).state_dict()
+    state["output.bias"] *= float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(UserError, match=r"nan\.pth .*values that are not finite"):
+        evaluate(tmp_path / "nan.pth", shared_data, device="cpu")
+
+
+def test_wrong_out_is_found_before_the_work(shared_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("keep")
+    with pytest.raises(UserError, match=r"cannot write .*file: a file is where a folder should be"):
+        evaluate(tmp_path / "no.ckpt", shared_data, tmp_path / "file", device="cpu")
+
+
+def test_unclear_mask_is_named(trained: TrainingResult, data: Path) -> None:
+    Image.open(data / "masks/0003.png").point(lambda level: level // 255).save(data / "masks/0003.png")
+    with pytest.raises(UserError, match=r"mask .*0003\.png has pixels above 0 but none above 127"):
+        evaluate(trained.best_checkpoint, data, split="all", device="cpu")

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from fastresunet.reference import ResUNetPP
 from fastresunet.training.errors import UserError
 from fastresunet.training.fit import TrainingResult
 from fastresunet.training.predict import find_inputs, predict
+
+from .conftest import FILTERS
 
 
 @pytest.fixture
@@ -87,3 +91,24 @@ def test_full_disk_keeps_masks_already_written(
         predict(trained.best_checkpoint, [images], out, threshold=0.1, device="cpu")
     assert (out / "masks/a.png").read_bytes() == before
     assert [path.name for path in (out / "masks").iterdir()] == ["a.png"]
+
+
+def test_masks_of_a_data_folder_are_safe(trained: TrainingResult, data: Path) -> None:
+    before = {path: path.read_bytes() for path in (data / "masks").iterdir()}
+    with pytest.raises(UserError, match=r"--out .*data is a data folder"):
+        predict(trained.best_checkpoint, [data / "images"], data, device="cpu")
+    assert {path: path.read_bytes() for path in (data / "masks").iterdir()} == before
+
+
+def test_one_file_under_two_paths_is_one_input(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(images.parent)
+    assert list(find_inputs(["images", images])) == ["a", "b", "c[1]"]
+
+
+def test_diverged_checkpoint_is_named(images: Path, tmp_path: Path) -> None:
+    state = ResUNetPP(filters=FILTERS).state_dict()
+    state["output.bias"] *= float("inf")
+    torch.save(state, tmp_path / "inf.pth")
+    with pytest.raises(UserError, match=r"inf\.pth .*values that are not finite"):
+        predict(tmp_path / "inf.pth", [images], tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,126 @@
+"""Every kernel, interpreted, against the PyTorch backend: values, gradients, statistics, the whole network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from fastresunet import FastResUNetPP, ops
+from tests.numerics import (
+    assert_as_close_as_reference,
+    assert_buffers_close,
+    assert_gradients_close,
+    relative_difference,
+)
+from tests.ops import plain
+from tests.ops.cases import CASES, ConvCase, operands
+from tests.ops.test_conv import run
+from tests.ops.test_conv_norm_sum import LAYOUTS, branch, sources
+
+SUPPORTED = [case for case in CASES if case.name != "upsample-pool"]
+# More than one tile of pixels, the last one not full.
+LARGER = [
+    replace(case, name=f"{case.name}-larger", size=(18, 14))
+    for case in SUPPORTED
+    if case.name in ("plain", "stride2", "pool", "gate", "decoder", "residual", "48-channels")
+]
+
+triton_conv = partial(ops.conv, backend="triton")
+
+
+@pytest.mark.parametrize("case", SUPPORTED + LARGER, ids=lambda case: case.name)
+def test_values_and_gradients_in_float64(case: ConvCase) -> None:
+    x = operands(case)
+    results, expected = run(triton_conv, x), run(plain.conv, x)
+    for group, twin in zip(results, expected, strict=True):
+        for value, exact in zip(group, twin, strict=True):
+            assert relative_difference(value, exact) <= 1e-11
+
+
+@pytest.mark.parametrize("kind", ["normal", "offset", "negative", "ties"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", ["plain", "gate", "pool", "residual", "decoder"])
+def test_rounds_no_worse_than_the_plain_twin(name: str, dtype: torch.dtype, kind: str) -> None:
+    case = next(case for case in CASES if case.name == name)
+    exact = operands(case, kind).to(dtype).to(torch.float64)
+    lower = exact.to(dtype)
+    values, twins, exacts = run(triton_conv, lower), run(plain.conv, lower), run(plain.conv, exact)
+    terms = sum(case.channels) * case.kernel**2 + case.size[0] * case.size[1]
+    for value, twin, true in zip(values[0] + values[1], twins[0] + twins[1], exacts[0] + exacts[1], strict=True):
+        # The kernels add in another order; of a few hundred roundings the largest is compared.
+        assert_as_close_as_reference(value, twin, true, dtype, terms, factor=5)
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["batch-statistics", "running-statistics"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sum_of_normalised_convolutions(layout: str, running: bool) -> None:
+    channels, upsample, kernel, rates, stride = LAYOUTS[layout]
+    inputs = sources(channels, upsample, gated=True)
+    branches = [branch(sum(channels), 6, kernel, rate, running) for rate in rates]
+    leaves = [x for s in inputs for x in (s.data, s.affine) if x is not None]
+    leaves += [x for b in branches for x in (b.weight, b.bias, b.gamma, b.beta)]
+    total = ops.conv_norm_sum(inputs, branches, stride=stride, backend="triton")[0]
+    expected = plain.conv_norm_sum(inputs, branches, stride=stride)
+    assert relative_difference(total, expected) <= 1e-12
+    direction = torch.randn_like(expected)
+    gradients = [torch.autograd.grad(y, leaves, direction) for y in (total, expected)]
+    largest = max(float(g.abs().max()) for g in gradients[1])
+    for value, true in zip(*gradients, strict=True):
+        assert float((value - true).abs().max()) <= 1e-12 * largest
+
+
+def test_gradients_of_statistics_may_be_slices() -> None:
+    x = operands(next(case for case in CASES if case.name == "plain"))
+    gradients = []
+    for conv in (triton_conv, plain.conv):
+        data, mean, m2 = conv(x.sources, x.weight, x.bias)
+        assert mean is not None
+        assert m2 is not None
+        wide = torch.cat([torch.zeros_like(mean), mean * m2], dim=1)
+        loss = data.sin().sum() + (wide * torch.linspace(0, 1, wide.numel()).view_as(wide)).sum()
+        gradients.append(torch.autograd.grad(loss, x.weight)[0])
+    assert relative_difference(gradients[0], gradients[1]) <= 1e-11
+
+
+def test_gradcheck() -> None:
+    x = operands(next(case for case in CASES if case.name == "decoder"))
+
+    def function(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        data, mean, m2 = triton_conv(x.sources, weight, x.bias)
+        assert mean is not None
+        assert m2 is not None
+        return data, mean, m2
+
+    assert torch.autograd.gradcheck(function, (x.weight,), fast_mode=True)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_whole_network_in_float64(training: bool) -> None:
+    plain_model = FastResUNetPP(filters=(8, 8, 8, 16, 16), aspp_rates=(1, 3), backend="torch")
+    for module in plain_model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias)
+    model = FastResUNetPP(filters=(8, 8, 8, 16, 16), aspp_rates=(1, 3), backend="triton")
+    model.load_state_dict(plain_model.state_dict())
+    image = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    outputs = []
+    for network in (model, plain_model):
+        output = network.double().train(training)(image)
+        output.sin().sum().backward()
+        outputs.append(output)
+    assert relative_difference(outputs[0], outputs[1]) <= 1e-12
+    assert_gradients_close(model, plain_model, 1e-9)
+    assert_buffers_close(model, plain_model, 1e-12)
+
+
+def test_unsupported_combination_falls_back_to_pytorch_with_one_warning() -> None:
+    x = operands(next(case for case in CASES if case.name == "upsample-pool"))
+    with pytest.warns(UserWarning, match="computed by PyTorch instead: pooling of an upsampled source"):
+        results = run(triton_conv, x)
+    for group, twin in zip(results, run(plain.conv, x), strict=True):
+        for value, exact in zip(group, twin, strict=True):
+            assert relative_difference(value, exact) <= 1e-12
