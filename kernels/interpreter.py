@@ -13,7 +13,8 @@ def runs_on_the_cpu() -> bool:
     if INTERPRETED:
         return True
     try:
-        device = triton.runtime.driver.active.get_active_torch_device()
-    except RuntimeError:  # no driver is active
+        driver = triton.runtime.driver.active
+        driver.get_current_device()
+        return bool(driver.get_active_torch_device().type == "cpu")
+    except RuntimeError:  # there is no driver, or it has no device
         return False
-    return bool(device.type == "cpu")
