@@ -4,7 +4,7 @@ OUT ?= demo-out
 VENV = .venv
 READY = $(VENV)/.ready
 
-.PHONY: demo test check clean
+.PHONY: demo test test-oldest check clean
 
 # make demo [DATA=folder with images/ and masks/] [OUT=folder]
 demo: $(READY)
@@ -13,6 +13,18 @@ demo: $(READY)
 test: $(READY) check
 	$(VENV)/bin/python -m pytest -n auto
 	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -n auto tests/kernels
+
+# The oldest supported Triton, with a PyTorch that brings no other one; its interpreter needs an older numpy.
+OLDEST = .venv-oldest
+test-oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python -m pytest -n auto --ignore tests/training --ignore tests/compiled
+	TRITON_INTERPRET=1 $(OLDEST)/bin/python -m pytest -n auto tests/kernels
+
+$(OLDEST)/.ready: pyproject.toml setup.py
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet torch==2.13.0 triton==3.6.0 'numpy<2.3' pytest pytest-xdist 'setuptools>=77'
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
 
 check: $(READY)
 	$(VENV)/bin/ruff check .
@@ -26,4 +38,4 @@ $(READY): pyproject.toml setup.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache demo-out
+	rm -rf $(VENV) $(OLDEST) build *.egg-info .pytest_cache .mypy_cache .ruff_cache demo-out

@@ -77,7 +77,7 @@ class FastResUNetPP(ResUNetPP):
         """
         self._check_image(x)
         height, width = x.shape[2:]
-        bottom, right = -height % _SIZE_MULTIPLE, -width % _SIZE_MULTIPLE
+        bottom, right = ((_SIZE_MULTIPLE - size % _SIZE_MULTIPLE) % _SIZE_MULTIPLE for size in (height, width))
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom), mode="replicate")
         c1 = self.c1(FeatureMap(x))

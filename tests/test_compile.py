@@ -34,3 +34,14 @@ def test_full_graph_with_dynamic_batch(training: bool) -> None:
         assert relative_difference(output, expected) <= 1e-12
     assert_gradients_close(model, eager, 1e-9)
     assert graphs == 4, "forward and backward once for the first size and once for any other"
+
+
+def test_inductor_takes_images_of_changing_size() -> None:
+    torch.compiler.reset()
+    model = FastResUNetPP(filters=(8, 8, 8, 8, 8), aspp_rates=(1,))
+    compiled = torch.compile(model, fullgraph=True)
+    for shape in ((2, 3, 24, 32), (2, 3, 33, 20)):
+        image = torch.randn(shape)
+        output = compiled(image)
+        output.square().mean().backward()
+        assert relative_difference(output, model.forward(image)) <= 1e-4
