@@ -29,6 +29,10 @@ class FusedBlock(nn.Module):
     fused: Callable[..., FeatureMap]
     backend: Backend = "auto"
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.layer_kinds = _layer_kinds(self)
+
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Return a ``FeatureMap`` for feature maps and a tensor for tensors; arguments are those of the plain class."""
         maps = [_as_map(x) for x in inputs]
@@ -45,13 +49,21 @@ class FusedBlock(nn.Module):
 
 def can_be_fused(block: nn.Module) -> bool:
     """Return whether the layers of ``block`` itself are those that the fused operations assume, without hooks."""
+    return _layer_kinds(block) == block.layer_kinds and all(map(_is_plain_layer, _own_layers(block)))
+
+
+def _own_layers(block: nn.Module) -> list[nn.Module]:
+    """Return the layers of ``block`` in order, those of the blocks inside it left out."""
+    layers: list[nn.Module] = []
     for child in block.children():
-        if isinstance(child, FusedBlock):
-            continue
-        layers = tuple(child) if isinstance(child, nn.Sequential) else (child,)
-        if not all(_is_plain_layer(layer) for layer in layers):
-            return False
-    return True
+        if not isinstance(child, FusedBlock):
+            layers += child if isinstance(child, nn.Sequential) else [child]
+    return layers
+
+
+def _layer_kinds(block: nn.Module) -> list[type[nn.Module]]:
+    """Return the classes of the layers; synchronised normalisation counts as normalisation."""
+    return [nn.BatchNorm2d if type(x) is nn.SyncBatchNorm else type(x) for x in _own_layers(block)]
 
 
 def _is_plain_layer(layer: nn.Module) -> bool:
@@ -64,7 +76,9 @@ def _is_plain_layer(layer: nn.Module) -> bool:
         return plain and layer.padding == (padding, padding) and layer.kernel_size in ((1, 1), (3, 3))
     if type(layer) in (nn.BatchNorm2d, nn.SyncBatchNorm):
         return layer.weight is not None and layer.bias is not None
-    return type(layer) in (nn.ReLU, nn.MaxPool2d, nn.Linear, nn.Sigmoid)
+    if type(layer) is nn.MaxPool2d:
+        return (layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode) == (2, 2, 0, False)
+    return type(layer) is not nn.Linear or layer.bias is None
 
 
 class SqueezeExcite(FusedBlock, reference.SqueezeExcite):

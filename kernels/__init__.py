@@ -1,1 +1,1 @@
-"""Triton kernels of fastresunet, installed as ``fastresunet_kernels``; none is here yet."""
+"""Triton kernels of fastresunet and their launchers, installed as ``fastresunet_kernels``."""

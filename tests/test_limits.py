@@ -39,6 +39,19 @@ def replace_relu(block: Any) -> None:
     block.c1[1] = nn.LeakyReLU()
 
 
+def replace_relu_by_another_layers_kind(block: Any) -> None:
+    block.c1[1] = nn.Sigmoid()
+
+
+def swap_norm_and_relu(block: Any) -> None:
+    block.c1[0], block.c1[1] = block.c1[1], block.c1[0]
+
+
+def excitation_with_bias(block: Any) -> None:
+    torch.manual_seed(1)
+    block.attn.net[0] = nn.Linear(8, 1).double()
+
+
 def replace_norm(block: Any) -> None:
     torch.manual_seed(1)
     block.c1[0] = nn.GroupNorm(2, 8).double()
@@ -67,6 +80,9 @@ def weight_norm(block: Any) -> None:
 
 CHANGES = [
     replace_relu,
+    replace_relu_by_another_layers_kind,
+    swap_norm_and_relu,
+    excitation_with_bias,
     replace_norm,
     norm_without_parameters,
     reflect_padding,
