@@ -17,9 +17,11 @@ class Config:
     """Tile of an implicit GEMM and how it is launched.
 
     Attributes:
-        block_pixels: pixels a program computes.
+        block_pixels: windows of output pixels a program computes.
         block_in: channels of the reduction a step takes.
         block_out: output channels a program computes.
+        all_taps: weight gradient only: a program computes all taps, not one.
+        window_rows: rows of a window where the operation leaves it open; they share the inputs between them.
         warps: warps a program runs on.
         stages: loads in flight ahead of the product.
     """
@@ -27,6 +29,8 @@ class Config:
     block_pixels: int
     block_in: int
     block_out: int
+    window_rows: int = 1
+    all_taps: bool = False
     warps: int = 4
     stages: int = 2
 
@@ -46,14 +50,27 @@ def choose(pixels: int, inputs: int, outputs: int) -> Config:
     return Config(block_pixels, block_in, block_out)
 
 
+def choose_weight_gradient(pixels: int, inputs: int, outputs: int, kernel_size: int) -> Config:
+    """Return the default configuration of a weight gradient; see ``choose``."""
+    return choose(pixels, inputs, outputs)
+
+
 def arithmetic(dtype: torch.dtype) -> dict[str, Any]:
     """Return the kernels' arithmetic options for operands of ``dtype``.
 
-    float32 products follow ``torch.backends.cudnn.allow_tf32``, as PyTorch's own convolutions do.
+    float32 products follow ``torch.backends.cudnn.allow_tf32``, as PyTorch's own convolutions do. Packed arithmetic on
+    two 16-bit elements is NVIDIA's.
     """
     tf32 = dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+    half = dtype in (torch.bfloat16, torch.float16)
     return {
-        "ACCUMULATE": tl.float64 if dtype == torch.float64 else tl.float32,
+        "ACCUMULATE": accumulation(dtype),
         "PRECISION": "tf32" if tf32 else "ieee",
-        "WIDEN": INTERPRETED and dtype in (torch.bfloat16, torch.float16),
+        "PACKED": half and not INTERPRETED and torch.version.hip is None,
+        "WIDEN": half and INTERPRETED,
     }
+
+
+def accumulation(dtype: torch.dtype) -> tl.dtype:
+    """Return the dtype of sums and vectors for features of ``dtype``."""
+    return tl.float64 if dtype == torch.float64 else tl.float32

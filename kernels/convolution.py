@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 from torch import Tensor
 
 from .config import Config, arithmetic, choose
 from .forward import forward_kernel
+from .launch import launch
+from .pack import pack_weight
 from .statistics import merge_statistics
 from .supported import check_supported
-from .weights import forward_weight
 
 
 def conv(
@@ -33,82 +36,128 @@ def conv(
 
     Arguments are those of the operation; images are channels-last; at most two sources, not both upsampled and pooled.
     """
-    samples, out_channels = data[0].shape[0], weight.shape[0]
-    parity, zoom = any(upsample), 2 if upsample[0] else 1
-    height, width = ((zoom * size - 1) // stride + 1 for size in data[0].shape[2:])
-    out_height, out_width = (height // 2, width // 2) if pool else (height, width)
-    rows, columns = (height // 2, width // 2) if parity or pool else (height, width)
+    first, out_channels, taps = data[0], weight.shape[0], weight.shape[2]
+    samples, parity, zoom = first.shape[0], any(upsample), 2 if upsample[0] else 1
+    height, width = ((zoom * size - 1) // stride + 1 for size in first.shape[2:])
+    check_supported(data, upsample, pool, stride, dilation, out_channels * height * width)
     if config is None:
-        config = choose(rows * columns, max(x.shape[1] for x in data), out_channels)
+        config = choose(height * width, max(x.shape[1] for x in data), out_channels)
+    window_rows, window_columns = (2, 2) if parity or pool else (config.window_rows, 1)
+    rows, columns = windows(height, window_rows, dilation, pool), windows(width, window_columns, dilation, pool)
+    out_height, out_width = (rows, columns) if pool else (height, width)
+    output = empty_image(first, out_channels, out_height, out_width, first.dtype)
+    kept = None
+    if pool or gate is not None:
+        kept = empty_image(first, out_channels, out_height, out_width, torch.uint8 if pool else first.dtype)
     tiles = triton.cdiv(rows * columns, config.block_pixels)
-    parts = tiles * (4 if parity else 1)
-    output = _empty(data[0], out_channels, out_height, out_width, weight.dtype)
-    check_supported(data, upsample, pool, output)
-    kept = weight.new_empty(0)
-    if pool:
-        kept = _empty(data[0], out_channels, out_height, out_width, torch.uint8)
-    elif gate is not None:
-        kept = torch.empty_like(output)
-    accumulation = torch.promote_types(weight.dtype, torch.float32)
-    tile_mean, tile_m2 = (
-        weight.new_empty((samples, parts, out_channels) if statistics else 0, dtype=accumulation) for _ in range(2)
-    )
-    sources = [
-        (x, v, forward_weight(w, up), *x.shape[2:], x.shape[1])
-        for x, v, w, up in zip(data, affine, _sections(weight, data), upsample, strict=True)
-    ]
-    taps = [2 if up and weight.shape[2] == 3 else weight.shape[2] for up in upsample]
-    second = len(data) == 2
-    last = len(data) - 1
-    forward_kernel[(samples * parts, triton.cdiv(out_channels, config.block_out))](
-        *sources[0],
-        *sources[last],
+    count, tile_mean, tile_m2 = tile_statistics(first, tiles, out_channels) if statistics else (None, None, None)
+    reads = [2 if up and taps == 3 else taps for up in upsample]
+    second, last = len(data) == 2, len(data) - 1
+    launch(
+        forward_kernel,
+        (samples * tiles, triton.cdiv(out_channels, config.block_out)),
+        *source_arguments(data[0], affine[0]),
+        *(source_arguments(data[1], affine[1]) if second else (None, None, 0, 0, 0)),
+        pack_weight(weight.contiguous(), [x.shape[1] for x in data], upsample, first.dtype),
         bias,
         residual,
         gate,
         gate_scale,
         output,
         kept,
+        count,
         tile_mean,
         tile_m2,
         samples,
         rows,
         columns,
         tiles,
+        height,
+        width,
         out_channels,
         stride,
         dilation,
-        TAPS=taps[0],
-        TAPS2=taps[1] if second else 0,
+        multiply_adds=samples
+        * out_channels
+        * height
+        * width
+        * sum(x.shape[1] * read**2 for x, read in zip(data, reads, strict=True)),
+        TAPS=reads[0],
+        TAPS2=reads[1] if second else 0,
         UPSAMPLE=upsample[0],
-        UPSAMPLE2=upsample[last],
+        UPSAMPLE2=second and upsample[1],
         AFFINE=affine[0].numel() > 0,
         AFFINE2=affine[last].numel() > 0,
         RELU=relu[0],
         RELU2=relu[last],
-        HAS_BIAS=bias is not None,
-        HAS_RESIDUAL=residual is not None,
-        HAS_GATE=gate is not None,
-        HAS_GATE_SCALE=gate_scale is not None,
-        HAS_STATISTICS=statistics,
-        QUARTERS="parity" if parity else "window" if pool else "none",
+        POOL=pool,
+        WINDOW_ROWS=window_rows,
+        WINDOW_COLUMNS=window_columns,
+        STEP=stride,
         BLOCK_PIXELS=config.block_pixels,
         BLOCK_IN=config.block_in,
-        BLOCK_IN2=config.block_in,
         BLOCK_OUT=config.block_out,
+        EXACT=is_exact(
+            output.shape if pool else (samples, out_channels, height, width),
+            (1, 1) if pool else (window_rows, window_columns),
+            dilation,
+            config,
+            [x.shape[1] for x in data],
+        ),
         num_warps=config.warps,
         num_stages=config.stages,
-        **arithmetic(weight.dtype),
+        **arithmetic(first.dtype),
     )
-    if not statistics:
-        return output, tile_mean, tile_m2, kept
-    return output, *merge_statistics(tile_mean, tile_m2, tiles, rows * columns, config.block_pixels), kept
+    nothing = first.new_empty(0)
+    kept = nothing if kept is None else kept
+    if count is None or tile_mean is None or tile_m2 is None:
+        return output, nothing, nothing, kept
+    return output, *merge_statistics(count, tile_mean, tile_m2), kept
 
 
-def _sections(weight: Tensor, data: list[Tensor]) -> tuple[Tensor, ...]:
-    return weight.split([x.shape[1] for x in data], dim=1)
+def windows(size: int, window: int, dilation: int, pool: bool) -> int:
+    """Return how many windows cover ``size`` rows or columns; pooling drops an incomplete one."""
+    if window == 1:
+        return size
+    return size // window if pool else dilation * triton.cdiv(size, dilation * window)
 
 
-def _empty(like: Tensor, channels: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
+def is_exact(
+    shape: Sequence[int], window: tuple[int, int], dilation: int, config: Config, reduced: list[int]
+) -> bool:
+    """Return whether all tiles, windows and channel blocks are complete, so that nothing needs a mask.
+
+    Args:
+        shape: of what is produced, (N, C, H, W).
+        window: rows and columns of a window.
+        dilation: distance of the pixels in a window.
+        config: tile.
+        reduced: channels that each reduction runs over.
+    """
+    _, channels, height, width = shape
+    pixels = height * width // (window[0] * window[1])
+    return (
+        pixels % config.block_pixels == 0
+        and (window[0] == 1 or height % (window[0] * dilation) == 0)
+        and (window[1] == 1 or width % (window[1] * dilation) == 0)
+        and channels % config.block_out == 0
+        and all(count % config.block_in == 0 for count in reduced)
+    )
+
+
+def source_arguments(data: Tensor, affine: Tensor) -> tuple[Tensor, Tensor | None, int, int, int]:
+    """Return data, affine, rows, columns and channels of a source as kernels take them."""
+    return data, affine if affine.numel() else None, *data.shape[2:], data.shape[1]
+
+
+def tile_statistics(like: Tensor, tiles: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return uninitialised counts (samples, tiles), means and M2 (samples, tiles, channels)."""
+    samples, dtype = like.shape[0], torch.promote_types(like.dtype, torch.float32)
+    count = like.new_empty((samples, tiles), dtype=torch.int32)
+    return count, *like.new_empty((2, samples, tiles, channels), dtype=dtype)
+
+
+def empty_image(like: Tensor, channels: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Return an uninitialised channels-last image on the device of ``like``."""
     shape = (like.shape[0], channels, height, width)
     return torch.empty(shape, dtype=dtype, device=like.device, memory_format=torch.channels_last)

@@ -1,111 +1,73 @@
 """BN-ReLU-convolution: sources are normalised as they are read, the result is finished as it is written.
 
-One program computes BLOCK_PIXELS pixels of one sample by BLOCK_OUT channels, of a grid of ``rows x columns`` pixels:
+A program computes BLOCK_PIXELS windows of one sample by BLOCK_OUT channels; ``rows x columns`` windows cover the
+output. A window is one of
 
-* plainly the output pixels;
-* for ``QUARTERS == "parity"`` (an upsampled source) the small map's pixels, once for each parity (p, q) of the output
-  pixel (2 row + p, 2 column + q); an upsampled source is then read by 2x2 taps from (row + p - 1, column + q - 1);
-* for ``QUARTERS == "window"`` the pooled pixels; the same program computes the four pixels of each window in turn.
+* WINDOW_ROWS x WINDOW_COLUMNS pixels that lie ``dilation`` apart, so that they share inputs. Windows then come in
+  groups of ``dilation`` along each axis: window i starts at row i // dilation * dilation * WINDOW_ROWS + i % dilation;
+* with PARITIES (a source is upsampled) the four pixels (2 i + p, 2 j + q) that one small pixel spreads to;
+* with POOL the four pixels of which the maximum is written.
 """
 
 import triton
 import triton.language as tl
 
-from .operand import accumulate_taps
+from .implicit_gemm import accumulate, zero_accumulators
+from .statistics import store_statistics
+from .tile import load_block, load_vector, store_block
 
 
 @triton.jit
-def accumulate_source(
-    accumulator,
-    data_ptr,
-    affine_ptr,
-    weight_ptr,
-    sample,
-    samples,
-    small_row,
-    small_column,
-    row,
-    column,
-    quarter,
-    wanted,
-    out_channel,
-    height,
-    width,
-    channels,
-    out_channels,
-    stride,
-    dilation,
-    TAPS: tl.constexpr,
-    UPSAMPLE: tl.constexpr,
-    AFFINE: tl.constexpr,
-    RELU: tl.constexpr,
-    BLOCK_IN: tl.constexpr,
-    ACCUMULATE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
-):
-    """Add one source's convolution at output pixels (row, column), at (small_row, small_column) of a small map."""
-    if UPSAMPLE:
-        # TAPS is 2 for a 3x3 weight (four sets of 2x2 weights, one for each parity) and 1 for a 1x1 weight.
-        first_row = small_row + (quarter // 2 - 1) * (TAPS - 1)
-        first_column = small_column + (quarter % 2 - 1) * (TAPS - 1)
-        if TAPS == 2:
-            weight_ptr += quarter * 4 * channels * out_channels
+def window_start(index, dilation, WINDOW: tl.constexpr):
+    """Return the first row (or column) of the windows ``index``."""
+    if WINDOW == 1:
+        start = index
     else:
-        first_row = row * stride - dilation * (TAPS // 2)
-        first_column = column * stride - dilation * (TAPS // 2)
-    return accumulate_taps(
-        accumulator,
-        data_ptr,
-        affine_ptr,
-        weight_ptr,
-        sample,
-        samples,
-        first_row,
-        first_column,
-        wanted,
-        out_channel,
-        height,
-        width,
-        channels,
-        out_channels,
-        dilation,
-        TAPS,
-        AFFINE,
-        RELU,
-        BLOCK_IN,
-        ACCUMULATE,
-        PRECISION,
-        WIDEN,
-    )
+        start = index // dilation * (dilation * WINDOW) + index % dilation
+    return start
+
+
+@triton.jit
+def first_input_pixel(index, start, stride, dilation, TAPS: tl.constexpr, UPSAMPLE: tl.constexpr):
+    """Return the row (or column) of a source under the first tap of the windows' first position.
+
+    An upsampled source is read by two taps for each parity, from one small pixel before on.
+    """
+    if UPSAMPLE:
+        first = index - (TAPS - 1)
+    else:
+        first = start * stride - dilation * (TAPS // 2)
+    return first
 
 
 @triton.jit
 def forward_kernel(
     data_ptr,
     affine_ptr,
-    weight_ptr,
     height,
     width,
     channels,
     data2_ptr,
     affine2_ptr,
-    weight2_ptr,
     height2,
     width2,
     channels2,
+    weight_ptr,
     bias_ptr,
     residual_ptr,
     gate_ptr,
     gate_scale_ptr,
-    output_ptr,
-    kept_ptr,
-    mean_ptr,
-    m2_ptr,
+    output_out,
+    kept_out,
+    count_out,
+    mean_out,
+    m2_out,
     samples,
     rows,
     columns,
     tiles,
+    out_height,
+    out_width,
     out_channels,
     stride,
     dilation,
@@ -117,141 +79,156 @@ def forward_kernel(
     AFFINE2: tl.constexpr,
     RELU: tl.constexpr,
     RELU2: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
-    HAS_GATE: tl.constexpr,
-    HAS_GATE_SCALE: tl.constexpr,
-    HAS_STATISTICS: tl.constexpr,
-    QUARTERS: tl.constexpr,
+    POOL: tl.constexpr,
+    WINDOW_ROWS: tl.constexpr,
+    WINDOW_COLUMNS: tl.constexpr,
+    STEP: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_IN: tl.constexpr,
-    BLOCK_IN2: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
+    EXACT: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     PRECISION: tl.constexpr,
+    PACKED: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """Compute a tile of the fused convolution; ``TAPS2 == 0`` means that there is no second source."""
-    PARITY: tl.constexpr = QUARTERS == "parity"
-    WINDOW: tl.constexpr = QUARTERS == "window"
-    ZOOM: tl.constexpr = 2 if QUARTERS != "none" else 1
-    parts = tiles * (4 if PARITY else 1)
-    sample = tl.program_id(0) // parts
-    part = tl.program_id(0) % parts
-    tile = part % tiles
-    pixel = tile * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
-    wanted = pixel < rows * columns
-    small_row, small_column = pixel // columns, pixel % columns
-    out_channel = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    within = out_channel < out_channels
-    mask = wanted[:, None] & within[None, :]
-    dtype = output_ptr.dtype.element_ty
+    """Compute a tile of the fused convolution; ``TAPS2 == 0`` means that there is no second source.
 
-    best = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=ACCUMULATE)
-    position = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=tl.int32)
-    row, column = small_row, small_column
-    value = best
-    for window in tl.static_range(4 if WINDOW else 1):
-        quarter = part // tiles if PARITY else window
-        row = small_row * ZOOM + quarter // 2
-        column = small_column * ZOOM + quarter % 2
-        accumulator = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=ACCUMULATE)
-        accumulator = accumulate_source(
-            accumulator,
-            data_ptr,
-            affine_ptr,
+    A pointer that is ``None`` leaves its part out. ``TAPS`` is 2 for a 3x3 weight on an upsampled source.
+    """
+    sample = tl.program_id(0) // tiles
+    tile = tl.program_id(0) % tiles
+    index = tile * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+    wanted = index < rows * columns
+    row_index, column_index = index // columns, index % columns
+    row = window_start(row_index, dilation, WINDOW_ROWS)
+    column = window_start(column_index, dilation, WINDOW_COLUMNS)
+    out_channel = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    dtype: tl.constexpr = output_out.dtype.element_ty
+    inputs = channels
+    if TAPS2 > 0:
+        inputs += channels2
+
+    accumulators = zero_accumulators(WINDOW_ROWS * WINDOW_COLUMNS, BLOCK_PIXELS, BLOCK_OUT, ACCUMULATE)
+    accumulators = accumulate(
+        accumulators,
+        data_ptr,
+        affine_ptr,
+        weight_ptr,
+        sample,
+        samples,
+        first_input_pixel(row_index, row, stride, dilation, TAPS, UPSAMPLE),
+        first_input_pixel(column_index, column, stride, dilation, TAPS, UPSAMPLE),
+        wanted,
+        out_channel,
+        height,
+        width,
+        channels,
+        out_channels,
+        0,
+        inputs,
+        out_channels,
+        dilation,
+        "forward",
+        TAPS,
+        0 if UPSAMPLE and TAPS == 1 else STEP,
+        UPSAMPLE and TAPS == 2,
+        WINDOW_ROWS,
+        WINDOW_COLUMNS,
+        AFFINE,
+        RELU,
+        BLOCK_IN,
+        EXACT,
+        ACCUMULATE,
+        PRECISION,
+        PACKED,
+        WIDEN,
+    )
+    if TAPS2 > 0:
+        accumulators = accumulate(
+            accumulators,
+            data2_ptr,
+            affine2_ptr,
             weight_ptr,
             sample,
             samples,
-            small_row,
-            small_column,
-            row,
-            column,
-            quarter,
+            first_input_pixel(row_index, row, stride, dilation, TAPS2, UPSAMPLE2),
+            first_input_pixel(column_index, column, stride, dilation, TAPS2, UPSAMPLE2),
             wanted,
             out_channel,
-            height,
-            width,
-            channels,
+            height2,
+            width2,
+            channels2,
             out_channels,
-            stride,
+            channels,
+            inputs,
+            out_channels,
             dilation,
-            TAPS,
-            UPSAMPLE,
-            AFFINE,
-            RELU,
+            "forward",
+            TAPS2,
+            0 if UPSAMPLE2 and TAPS2 == 1 else STEP,
+            UPSAMPLE2 and TAPS2 == 2,
+            WINDOW_ROWS,
+            WINDOW_COLUMNS,
+            AFFINE2,
+            RELU2,
             BLOCK_IN,
+            EXACT,
             ACCUMULATE,
             PRECISION,
+            PACKED,
             WIDEN,
         )
-        if TAPS2 > 0:
-            accumulator = accumulate_source(
-                accumulator,
-                data2_ptr,
-                affine2_ptr,
-                weight2_ptr,
-                sample,
-                samples,
-                small_row,
-                small_column,
-                row,
-                column,
-                quarter,
-                wanted,
-                out_channel,
-                height2,
-                width2,
-                channels2,
-                out_channels,
-                stride,
-                dilation,
-                TAPS2,
-                UPSAMPLE2,
-                AFFINE2,
-                RELU2,
-                BLOCK_IN2,
-                ACCUMULATE,
-                PRECISION,
-                WIDEN,
-            )
-        if HAS_BIAS:
-            accumulator += tl.load(bias_ptr + out_channel, mask=within, other=0.0).to(ACCUMULATE)[None, :]
-        if WINDOW:
-            # Compare what will be written; NaN wins and stays.
-            value = accumulator.to(dtype).to(ACCUMULATE)
-            better = (value > best) | (value != value) | (window == 0)
-            best = tl.where(better, value, best)
-            position = tl.where(better, window, position)
-        else:
-            best = accumulator
 
-    if WINDOW:
-        row, column = small_row, small_column
-    out_columns = columns * 2 if PARITY else columns
-    out_pixels = rows * columns * (4 if PARITY else 1)
-    base = sample.to(tl.int64) * out_pixels * out_channels
-    offset = (row * out_columns + column)[:, None] * out_channels + out_channel[None, :]
-    if HAS_RESIDUAL:
-        best += tl.load(residual_ptr + base + offset, mask=mask, other=0.0).to(ACCUMULATE)
-    if HAS_GATE:
-        before = best.to(dtype)
-        tl.store(kept_ptr + base + offset, before, mask=mask)
-        gate = tl.load(gate_ptr + base + offset, mask=mask, other=0.0).to(ACCUMULATE)
-        if HAS_GATE_SCALE:
-            scale = tl.load(gate_scale_ptr + sample * out_channels + out_channel, mask=within, other=0.0)
-            gate *= scale[None, :]
-        best = before.to(ACCUMULATE) * gate
-    written = best.to(dtype)
-    tl.store(output_ptr + base + offset, written, mask=mask)
-    if WINDOW:
-        tl.store(kept_ptr + base + offset, position.to(tl.uint8), mask=mask)
-    if HAS_STATISTICS:
-        count = tl.minimum(rows * columns - tile * BLOCK_PIXELS, BLOCK_PIXELS)
-        value = tl.where(mask, written.to(ACCUMULATE), 0.0)
-        mean = tl.sum(value, axis=0) / count
-        deviation = tl.where(mask, value - mean[None, :], 0.0)
-        m2 = tl.sum(deviation * deviation, axis=0)
-        statistic = tl.program_id(0) * out_channels + out_channel
-        tl.store(mean_ptr + statistic, mean, mask=within)
-        tl.store(m2_ptr + statistic, m2, mask=within)
+    if bias_ptr is not None:
+        bias = load_vector(bias_ptr, out_channel, out_channels, EXACT).to(ACCUMULATE)[None, :]
+        finished = ()
+        for p in tl.static_range(WINDOW_ROWS * WINDOW_COLUMNS):
+            finished += (accumulators[p] + bias,)
+        accumulators = finished
+    written_pixels = rows * columns if POOL else out_height * out_width
+    base = sample.to(tl.int64) * written_pixels * out_channels
+    masks = ()
+    values = ()
+    if POOL:
+        # Compare what will be written; the first of equals wins; NaN wins and stays.
+        best = accumulators[0].to(dtype).to(ACCUMULATE)
+        position = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=tl.int32)
+        for p in tl.static_range(1, 4):
+            value = accumulators[p].to(dtype).to(ACCUMULATE)
+            better = (value > best) | (value != value)
+            best = tl.where(better, value, best)
+            position = tl.where(better, p, position)
+        offset = base + index[:, None] * out_channels + out_channel[None, :]
+        mask = wanted[:, None] & (out_channel < out_channels)[None, :]
+        store_block(output_out + offset, best.to(dtype), mask, EXACT)
+        store_block(kept_out + offset, position.to(tl.uint8), mask, EXACT)
+        masks += (mask,)
+        values += (best,)
+    else:
+        spacing = 1 if UPSAMPLE or UPSAMPLE2 else dilation
+        for p in tl.static_range(WINDOW_ROWS):
+            for q in tl.static_range(WINDOW_COLUMNS):
+                pixel_row = row + p * spacing
+                pixel_column = column + q * spacing
+                inside = wanted & (pixel_row < out_height) & (pixel_column < out_width)
+                mask = inside[:, None] & (out_channel < out_channels)[None, :]
+                offset = base + (pixel_row * out_width + pixel_column)[:, None] * out_channels + out_channel[None, :]
+                value = accumulators[p * WINDOW_COLUMNS + q]
+                if residual_ptr is not None:
+                    value += load_block(residual_ptr + offset, mask, EXACT).to(ACCUMULATE)
+                if gate_ptr is not None:
+                    before = value.to(dtype)
+                    if kept_out is not None:
+                        store_block(kept_out + offset, before, mask, EXACT)
+                    gate = load_block(gate_ptr + offset, mask, EXACT).to(ACCUMULATE)
+                    if gate_scale_ptr is not None:
+                        vector = sample * out_channels + out_channel
+                        gate *= load_vector(gate_scale_ptr, vector, (sample + 1) * out_channels, EXACT)[None, :]
+                    value = before.to(ACCUMULATE) * gate
+                written = value.to(dtype)
+                store_block(output_out + offset, written, mask, EXACT)
+                masks += (mask,)
+                values += (written.to(ACCUMULATE),)
+    if mean_out is not None:
+        store_statistics(values, masks, count_out, mean_out, m2_out, out_channel, out_channels, EXACT)

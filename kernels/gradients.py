@@ -6,15 +6,19 @@ import torch
 import triton
 from torch import Tensor
 
-from .config import Config, arithmetic, choose
+from .config import Config, accumulation, arithmetic, choose, choose_weight_gradient
+from .convolution import empty_image, is_exact, source_arguments, windows
+from .finish import finish_affine, finish_weight, sum_parts
 from .input_gradient import input_gradient_kernel
+from .launch import launch
 from .output_gradient import output_gradient_kernel
+from .pack import pack_weight
 from .supported import check_supported
-from .weight_gradient import weight_gradient_kernel
-from .weights import forward_weight_adjoint, input_gradient_weight
+from .weight_gradient import all_taps_weight_gradient_kernel, one_tap_weight_gradient_kernel
 
 # Programs that fill a large GPU a few times over; the weight gradient splits its pixels until it has as many.
 _PROGRAMS = 512
+_BLOCK_PIXELS = 64
 
 
 def conv_backward(
@@ -43,32 +47,28 @@ def conv_backward(
 
     A gradient that is not needed is empty.
     """
-    check_supported(data, upsample, pool, grad)
     zoom = 2 if upsample[0] else 1
     height, width = ((zoom * size - 1) // stride + 1 for size in data[0].shape[2:])
-    raw, grad_gate, grad_gate_scale, grad_bias = output_gradient(
+    check_supported(data, upsample, pool, stride, dilation, weight.shape[0] * height * width)
+    raw, grad_gate, grad_gate_scale, bias_sums = output_gradient(
         grad, grad_mean, grad_m2, output, mean, kept, gate, gate_scale, (height, width) if pool else None
     )
-    grad_data, grad_affine, grad_weights = [], [], []
-    sections = weight.split([x.shape[1] for x in data], dim=1)
-    for x, vectors, positive, up, section in zip(data, affine, relu, upsample, sections, strict=True):
-        if needs_sources:
-            grad_x, grad_vectors = input_gradient(raw, x, vectors, positive, up, section, stride, dilation, config)
-        else:
-            grad_x, grad_vectors = x.new_empty(0), vectors.new_empty(0)
-        grad_data.append(grad_x)
-        grad_affine.append(grad_vectors)
-        if needs_weight:
-            kernel_size = weight.shape[2]
-            grad_weights.append(weight_gradient(raw, x, vectors, positive, up, kernel_size, stride, dilation, config))
+    nothing = weight.new_empty(0)
+    grad_data, grad_affine = [x.new_empty(0) for x in data], [v.new_empty(0) for v in affine]
+    if needs_sources:
+        packed = pack_weight(weight.contiguous(), [x.shape[1] for x in data], upsample, grad.dtype)
+        gradients = input_gradients(raw, data, affine, relu, upsample, packed, weight.shape[2], stride, dilation, config)
+        grad_data, grad_affine = ([pair[k] for pair in gradients] for k in (0, 1))
     return (
-        raw if has_residual else weight.new_empty(0),
+        raw if has_residual else nothing,
         grad_gate,
         grad_gate_scale,
         grad_data,
         grad_affine,
-        torch.cat(grad_weights, dim=1).to(weight.dtype) if needs_weight else weight.new_empty(0),
-        grad_bias.to(weight.dtype) if needs_weight else weight.new_empty(0),
+        weight_gradient(raw, data, affine, relu, upsample, weight, stride, dilation, config)
+        if needs_weight
+        else nothing,
+        sum_parts(bias_sums.flatten(0, 1)[None], weight.dtype)[0] if needs_weight else nothing,
     )
 
 
@@ -83,7 +83,7 @@ def output_gradient(
     gate_scale: Tensor | None,
     pooled_from: tuple[int, int] | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of the raw convolution result, the gate, the gate's scale and the bias (in float32).
+    """Return the gradients of the raw convolution result, the gate, the gate's scale, and sums for that of the bias.
 
     Args:
         grad: gradient of what was written (N, C, H, W).
@@ -101,25 +101,23 @@ def output_gradient(
     grad_mean, grad_m2 = (None if vector is None else vector.contiguous() for vector in (grad_mean, grad_m2))
     samples, channels, rows, columns = grad.shape
     height, width = pooled_from or (rows, columns)
-    result = torch.empty(
-        (samples, channels, height, width), dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last
-    )
+    result = empty_image(grad, channels, height, width, grad.dtype)
     if pooled_from and (height % 2 or width % 2):
         result.zero_()
-    accumulation = torch.promote_types(grad.dtype, torch.float32)
-    config = choose(rows * columns, channels, channels)
-    block = min(64, config.block_out)
-    tiles = triton.cdiv(rows * columns, config.block_pixels)
-    bias_sums = grad.new_empty((samples, tiles, channels), dtype=accumulation)
-    scale_sums = torch.empty_like(bias_sums) if gate_scale is not None else bias_sums.new_empty(0)
-    grad_gate = torch.empty_like(grad) if gate is not None else grad.new_empty(0)
-    output_gradient_kernel[(samples * tiles, triton.cdiv(channels, block))](
+    block = min(64, max(16, triton.next_power_of_2(channels)))
+    tiles = triton.cdiv(rows * columns, _BLOCK_PIXELS)
+    bias_sums = grad.new_empty((samples, tiles, channels), dtype=torch.promote_types(grad.dtype, torch.float32))
+    scale_sums = torch.empty_like(bias_sums) if gate_scale is not None else None
+    grad_gate = torch.empty_like(grad) if gate is not None else None
+    launch(
+        output_gradient_kernel,
+        (samples * tiles, triton.cdiv(channels, block)),
         grad,
         grad_mean,
         grad_m2,
-        output,
-        mean,
-        kept,
+        output if grad_mean is not None else None,
+        mean if grad_mean is not None else None,
+        kept if pooled_from or gate is not None else None,
         gate,
         gate_scale,
         result,
@@ -132,67 +130,90 @@ def output_gradient(
         height,
         width,
         channels,
-        HAS_STATISTICS=grad_mean is not None,
-        HAS_GATE=gate is not None,
-        HAS_GATE_SCALE=gate_scale is not None,
         POOL=pooled_from is not None,
-        BLOCK_PIXELS=config.block_pixels,
+        BLOCK_PIXELS=_BLOCK_PIXELS,
         BLOCK_CHANNELS=block,
-        ACCUMULATE=arithmetic(grad.dtype)["ACCUMULATE"],
-        num_warps=config.warps,
+        EXACT=rows * columns % _BLOCK_PIXELS == 0 and channels % block == 0,
+        ACCUMULATE=accumulation(grad.dtype),
     )
-    grad_gate_scale = scale_sums.sum(dim=1) if gate_scale is not None else scale_sums
-    return result, grad_gate, grad_gate_scale, bias_sums.sum(dim=(0, 1))
+    nothing = grad.new_empty(0)
+    return (
+        result,
+        nothing if grad_gate is None else grad_gate,
+        nothing if scale_sums is None else sum_parts(scale_sums, scale_sums.dtype),
+        bias_sums,
+    )
 
 
-def input_gradient(
+def input_gradients(
+    grad: Tensor,
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    packed: Tensor,
+    kernel_size: int,
+    stride: int,
+    dilation: int,
+    config: Config | None = None,
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the gradients of data and affine (empty if there is none) of every source.
+
+    Args:
+        grad: gradient of the raw convolution result, channels-last.
+        data: the sources (N, C, H, W), channels-last.
+        affine: (3, N, C) of each, or empty.
+        relu: whether each was read through a ReLU.
+        upsample: whether each was read at twice its resolution.
+        packed: the weight, see ``pack_weight``.
+        kernel_size: 1 or 3.
+        stride: of the convolution.
+        dilation: of the convolution.
+        config: tile, or ``None`` for the rule's.
+    """
+    results, first_input = [], 0
+    for x, vectors, positive, up in zip(data, affine, relu, upsample, strict=True):
+        results.append(
+            _input_gradient(grad, x, vectors, positive, up, packed, first_input, kernel_size, stride, dilation, config)
+        )
+        first_input += x.shape[1]
+    return results
+
+
+def _input_gradient(
     grad: Tensor,
     data: Tensor,
     affine: Tensor,
     relu: bool,
     upsample: bool,
-    weight: Tensor,
+    packed: Tensor,
+    first_input: int,
+    kernel_size: int,
     stride: int,
     dilation: int,
-    config: Config | None = None,
+    config: Config | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of a source's data and of its affine (empty if there is none).
-
-    Args:
-        grad: gradient of the raw convolution result, channels-last.
-        data: the source (N, C, H, W), channels-last.
-        affine: (3, N, C), or empty.
-        relu: whether the source was read through a ReLU.
-        upsample: whether it was read at twice its resolution.
-        weight: the source's slice (C_out, C, k, k) of the weight.
-        stride: of the convolution.
-        dilation: of the convolution.
-        config: tile, or ``None`` for the rule's.
-    """
     samples, channels, height, width = data.shape
-    by_tap = input_gradient_weight(weight, stride, upsample)
-    taps = int(by_tap.shape[1] ** 0.5)
-    parity = by_tap.shape[0] == 4
-    rows, columns = ((height + 1) // 2, (width + 1) // 2) if parity else (height, width)
-    if upsample:
-        # 4x4 taps from 2 row - 1, or 2x2 taps from 2 row.
-        read_stride, offset = 2, 1 - taps // 2
-    elif parity:
-        read_stride, offset = 1, 0
-    else:
-        read_stride, offset = 1, -dilation * (taps // 2)
     if config is None:
-        config = choose(rows * columns, grad.shape[1], channels)
+        config = choose(height * width, grad.shape[1], channels)
+    taps, mode, window_rows, window_columns = kernel_size, "flipped", config.window_rows, 1
+    if upsample:
+        # Each pixel was read by 4x4 outputs through a 3x3 weight, by 2x2 through a 1x1 weight.
+        taps, mode, window_rows = 4 if kernel_size == 3 else 2, "spread", 1
+    elif stride == 2:
+        mode, window_rows, window_columns = "strided", 2, 2
+    rows, columns = windows(height, window_rows, dilation, False), windows(width, window_columns, dilation, False)
     tiles = triton.cdiv(rows * columns, config.block_pixels)
-    parts = tiles * (4 if parity else 1)
     has_affine = affine.numel() > 0
     result = torch.empty_like(data)
-    sums = affine.new_empty((2, samples, parts, channels) if has_affine else (2, 0))
-    input_gradient_kernel[(samples * parts, triton.cdiv(channels, config.block_out))](
+    sums = affine.new_empty((2, samples, tiles, channels)) if has_affine else (None, None)
+    launch(
+        input_gradient_kernel,
+        (samples * tiles, triton.cdiv(channels, config.block_out)),
         grad,
-        by_tap,
-        data,
-        affine,
+        packed,
+        data if has_affine or relu else None,
+        affine if has_affine else None,
         result,
         sums[0],
         sums[1],
@@ -205,27 +226,62 @@ def input_gradient(
         height,
         width,
         channels,
-        read_stride,
-        offset,
-        1 if parity else dilation,
+        first_input,
+        packed.shape[1],
+        dilation,
+        multiply_adds=grad.numel() * channels * (4 if upsample and kernel_size == 3 else kernel_size**2),
+        MODE=mode,
         TAPS=taps,
-        PARITY=parity,
-        AFFINE=has_affine,
         RELU=relu,
+        WINDOW_ROWS=window_rows,
+        WINDOW_COLUMNS=window_columns,
         BLOCK_PIXELS=config.block_pixels,
         BLOCK_IN=config.block_in,
         BLOCK_OUT=config.block_out,
+        EXACT=is_exact(data.shape, (window_rows, window_columns), dilation, config, [grad.shape[1]]),
         num_warps=config.warps,
         num_stages=config.stages,
         **arithmetic(grad.dtype),
     )
-    if not has_affine:
+    if not isinstance(sums, Tensor):
         return result, affine.new_empty(0)
-    shift, scale = sums.sum(dim=2)
-    return result, torch.stack([-affine[1] * shift, scale, shift])
+    return result, finish_affine(sums, affine)
 
 
 def weight_gradient(
+    grad: Tensor,
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: Tensor,
+    stride: int,
+    dilation: int,
+    config: Config | None = None,
+) -> Tensor:
+    """Return the gradient of the weight, in its dtype.
+
+    Args:
+        grad: gradient of the raw convolution result, channels-last.
+        data: the sources (N, C, H, W), channels-last.
+        affine: (3, N, C) of each, or empty.
+        relu: whether each was read through a ReLU.
+        upsample: whether each was read at twice its resolution.
+        weight: (outputs, inputs, k, k).
+        stride: of the convolution.
+        dilation: of the convolution.
+        config: tile, or ``None`` for the rule's.
+    """
+    grad_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    first_input = 0
+    for source in zip(data, affine, relu, upsample, strict=True):
+        slabs = _weight_gradient_slabs(grad, *source, weight.shape[2], stride, dilation, config)
+        finish_weight(slabs, grad_weight, first_input, source[3] and weight.shape[2] == 3)
+        first_input += source[0].shape[1]
+    return grad_weight
+
+
+def _weight_gradient_slabs(
     grad: Tensor,
     data: Tensor,
     affine: Tensor,
@@ -234,51 +290,52 @@ def weight_gradient(
     kernel_size: int,
     stride: int,
     dilation: int,
-    config: Config | None = None,
+    config: Config | None,
 ) -> Tensor:
-    """Return the gradient (C_out, C, k, k) of a source's slice of the weight, in float32 at least.
-
-    Args:
-        grad: gradient of the raw convolution result, channels-last.
-        data: the source (N, C, H, W), channels-last.
-        affine: (3, N, C), or empty.
-        relu: whether the source was read through a ReLU.
-        upsample: whether it was read at twice its resolution.
-        kernel_size: k.
-        stride: of the convolution.
-        dilation: of the convolution.
-        config: tile, or ``None`` for the rule's.
-    """
     samples, channels, height, width = data.shape
     out_channels, out_height, out_width = grad.shape[1:]
-    taps = 2 if upsample and kernel_size == 3 else kernel_size
-    sets = 4 if upsample else 1
-    rows, columns = (out_height // 2, out_width // 2) if upsample else (out_height, out_width)
     if config is None:
-        config = choose(rows * columns, channels, out_channels)
+        config = choose_weight_gradient(out_height * out_width, channels, out_channels, kernel_size)
+    taps = 2 if upsample and kernel_size == 3 else kernel_size
+    slots = taps * taps * (4 if upsample and (taps == 2 or not config.all_taps) else 1)
+    window_rows, window_columns = config.window_rows if config.all_taps else 1, 1
+    if upsample and config.all_taps:
+        window_rows = window_columns = 2
+    rows, columns = (
+        windows(out_height, window_rows, dilation, False),
+        windows(out_width, window_columns, dilation, False),
+    )
+    if upsample:
+        rows, columns = height, width
     tiles = triton.cdiv(rows * columns, config.block_pixels)
     blocks = triton.cdiv(channels, config.block_in) * triton.cdiv(out_channels, config.block_out)
-    splits = max(1, min(samples * tiles, _PROGRAMS // (sets * taps * taps * blocks)))
-    accumulation = torch.promote_types(grad.dtype, torch.float32)
-    slabs = grad.new_empty((splits, sets * taps * taps, channels, out_channels), dtype=accumulation)
-    weight_gradient_kernel[(sets * taps * taps, blocks, splits)](
+    programs = blocks if config.all_taps else blocks * slots
+    splits = max(1, min(samples * tiles, _PROGRAMS // programs))
+    accumulate = torch.promote_types(grad.dtype, torch.float32)
+    slabs = grad.new_empty((splits, slots, channels, out_channels), dtype=accumulate)
+    exact = is_exact(grad.shape, (window_rows, window_columns), dilation, config, [channels])
+    grid = (splits, triton.cdiv(channels, config.block_in), triton.cdiv(out_channels, config.block_out))
+    window = {"WINDOW_ROWS": window_rows, "WINDOW_COLUMNS": window_columns, "STEP": stride}
+    launch(
+        all_taps_weight_gradient_kernel if config.all_taps else one_tap_weight_gradient_kernel,
+        grid if config.all_taps else (splits, blocks, slots),
         grad,
-        data,
-        affine,
+        *source_arguments(data, affine)[:2],
         slabs,
         samples,
         rows,
         columns,
         tiles,
         splits,
+        out_height,
         out_width,
-        out_height * out_width,
         out_channels,
         height,
         width,
         channels,
         stride,
         dilation,
+        multiply_adds=grad.numel() * channels * taps**2,
         TAPS=taps,
         UPSAMPLE=upsample,
         AFFINE=affine.numel() > 0,
@@ -286,8 +343,10 @@ def weight_gradient(
         BLOCK_PIXELS=config.block_pixels,
         BLOCK_IN=config.block_in,
         BLOCK_OUT=config.block_out,
+        EXACT=exact and rows * columns % config.block_pixels == 0,
         num_warps=config.warps,
         num_stages=config.stages,
+        **(window if config.all_taps else {}),
         **arithmetic(grad.dtype),
     )
-    return forward_weight_adjoint(slabs.sum(dim=0), kernel_size, upsample)
+    return slabs

@@ -3,15 +3,29 @@
 With ``z = (u - center) * scale + shift`` and ``dz = dh [z > 0]`` a program writes ``du = dz * scale`` and, for its
 tile, ``sum dz`` and ``sum dz (u - center)``: the gradients of shift and scale.
 
-One program computes BLOCK_PIXELS pixels of the source by BLOCK_OUT of its channels, from taps that read the output's
-gradient at ``row * read_stride + offset``. For a convolution of stride 2 the source's pixels (2 row + p, 2 column + q)
-of one parity are walked together, since they share their taps.
+A program computes BLOCK_PIXELS windows of the source by BLOCK_OUT of its channels. MODE, see ``implicit_gemm``, says how
+they meet the output's gradient: windows of a convolution of stride 2 are the four parities of (2 i + p, 2 j + q).
 """
 
 import triton
 import triton.language as tl
 
-from .operand import accumulate_taps, load_affine
+from .forward import window_start
+from .implicit_gemm import accumulate, zero_accumulators
+from .operand import load_affine
+from .tile import load_block, store_block
+
+
+@triton.jit
+def first_gradient_pixel(index, start, dilation, MODE: tl.constexpr, TAPS: tl.constexpr):
+    """Return the row (or column) of the output's gradient that is input 0 of the windows."""
+    if MODE == "spread":
+        first = index * 2 - (TAPS // 2 - 1)
+    elif MODE == "strided":
+        first = index
+    else:
+        first = start - dilation * (TAPS // 2)
+    return first
 
 
 @triton.jit
@@ -20,9 +34,9 @@ def input_gradient_kernel(
     weight_ptr,
     data_ptr,
     affine_ptr,
-    grad_data_ptr,
-    shift_sum_ptr,
-    scale_sum_ptr,
+    grad_data_out,
+    shift_sum_out,
+    scale_sum_out,
     samples,
     rows,
     columns,
@@ -33,79 +47,97 @@ def input_gradient_kernel(
     height,
     width,
     channels,
-    read_stride,
-    offset,
+    first_input,
+    inputs,
     dilation,
+    MODE: tl.constexpr,
     TAPS: tl.constexpr,
-    PARITY: tl.constexpr,
-    AFFINE: tl.constexpr,
     RELU: tl.constexpr,
+    WINDOW_ROWS: tl.constexpr,
+    WINDOW_COLUMNS: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_IN: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
+    EXACT: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     PRECISION: tl.constexpr,
+    PACKED: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """Compute a tile of the gradient of a source of (height, width, channels), over a grid of (rows, columns)."""
-    parts = tiles * (4 if PARITY else 1)
-    sample = tl.program_id(0) // parts
-    part = tl.program_id(0) % parts
-    quarter = part // tiles
-    pixel = (part % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
-    small_row, small_column = pixel // columns, pixel % columns
-    row, column = small_row, small_column
-    if PARITY:
-        row = small_row * 2 + quarter // 2
-        column = small_column * 2 + quarter % 2
-    wanted = (pixel < rows * columns) & (row < height) & (column < width)
-    channel = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    within = channel < channels
-    mask = wanted[:, None] & within[None, :]
+    """Compute a tile of the gradient of a source (height, width, channels), in ``rows x columns`` windows.
 
-    if PARITY:
-        weight_ptr += quarter * TAPS * TAPS * grad_channels * channels
-    grad = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=ACCUMULATE)
-    grad = accumulate_taps(
-        grad,
+    The source's channels are the packed weight's inputs from ``first_input`` on.
+    """
+    sample = tl.program_id(0) // tiles
+    index = (tl.program_id(0) % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+    wanted = index < rows * columns
+    row_index, column_index = index // columns, index % columns
+    row = window_start(row_index, dilation, WINDOW_ROWS)
+    column = window_start(column_index, dilation, WINDOW_COLUMNS)
+    channel = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    grads = zero_accumulators(WINDOW_ROWS * WINDOW_COLUMNS, BLOCK_PIXELS, BLOCK_OUT, ACCUMULATE)
+    grads = accumulate(
+        grads,
         grad_ptr,
-        affine_ptr,
+        None,
         weight_ptr,
         sample,
         samples,
-        small_row * read_stride + offset,
-        small_column * read_stride + offset,
+        first_gradient_pixel(row_index, row, dilation, MODE, TAPS),
+        first_gradient_pixel(column_index, column, dilation, MODE, TAPS),
         wanted,
         channel,
         grad_height,
         grad_width,
         grad_channels,
         channels,
+        first_input,
+        inputs,
+        grad_channels,
         dilation,
+        MODE,
         TAPS,
+        1,
+        False,
+        WINDOW_ROWS,
+        WINDOW_COLUMNS,
         False,
         False,
         BLOCK_IN,
+        EXACT,
         ACCUMULATE,
         PRECISION,
+        PACKED,
         WIDEN,
     )
     base = sample.to(tl.int64) * height * width * channels
-    position = tl.where(wanted, row * width + column, 0)[:, None] * channels + channel[None, :]
-    if AFFINE or RELU:
-        z = tl.load(data_ptr + base + position, mask=mask, other=0.0).to(ACCUMULATE)
-        deviation, scale = z, 1.0
-        if AFFINE:
-            center, scale, shift = load_affine(affine_ptr, sample, samples, channel, channels)
-            deviation = z - center[None, :]
-            z = deviation * scale[None, :] + shift[None, :]
-        if RELU:
-            # Through NaN the gradient passes, as in PyTorch.
-            grad = tl.where(z <= 0, 0.0, grad)
-        if AFFINE:
-            grad = tl.where(mask, grad, 0.0)
-            statistic = tl.program_id(0) * channels + channel
-            tl.store(shift_sum_ptr + statistic, tl.sum(grad, axis=0), mask=within)
-            tl.store(scale_sum_ptr + statistic, tl.sum(grad * deviation, axis=0), mask=within)
-            grad *= scale[None, :]  # type: ignore[index]
-    tl.store(grad_data_ptr + base + position, grad.to(grad_data_ptr.dtype.element_ty), mask=mask)
+    center, scale, shift = 0.0, 1.0, 0.0
+    if affine_ptr is not None:
+        center, scale, shift = load_affine(affine_ptr, sample, samples, channel, channels)
+        center, scale, shift = center[None, :], scale[None, :], shift[None, :]
+    shift_total = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=ACCUMULATE)
+    scale_total = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=ACCUMULATE)
+    for p in tl.static_range(WINDOW_ROWS):
+        for q in tl.static_range(WINDOW_COLUMNS):
+            pixel_row = row + p * dilation
+            pixel_column = column + q * dilation
+            inside = wanted & (pixel_row < height) & (pixel_column < width)
+            mask = inside[:, None] & (channel < channels)[None, :]
+            offset = base + (pixel_row * width + pixel_column)[:, None] * channels + channel[None, :]
+            grad = grads[p * WINDOW_COLUMNS + q]
+            if affine_ptr is not None or RELU:
+                deviation = load_block(data_ptr + offset, mask, EXACT).to(ACCUMULATE) - center
+                if RELU:
+                    # Through NaN the gradient passes, as in PyTorch.
+                    grad = tl.where(deviation * scale + shift <= 0, 0.0, grad)
+                if affine_ptr is not None:
+                    if not EXACT:
+                        grad = tl.where(mask, grad, 0.0)
+                    shift_total += grad
+                    scale_total += grad * deviation
+                    grad *= scale
+            store_block(grad_data_out + offset, grad.to(grad_data_out.dtype.element_ty), mask, EXACT)
+    if affine_ptr is not None:
+        statistic = tl.program_id(0) * channels + channel
+        tl.store(shift_sum_out + statistic, tl.sum(shift_total, axis=0), mask=channel < channels)
+        tl.store(scale_sum_out + statistic, tl.sum(scale_total, axis=0), mask=channel < channels)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .convolution import conv
-from .gradients import input_gradient, weight_gradient
+from .gradients import input_gradients, weight_gradient
+from .pack import pack_weight
 
 
 def conv_norm_sum(
@@ -46,7 +47,7 @@ def conv_norm_sum(
         means.append(mean)
         variances.append(variance)
     assert total is not None
-    return total.to(weight[0].dtype), torch.stack(means), torch.stack(variances)
+    return total.to(data[0].dtype), torch.stack(means), torch.stack(variances)
 
 
 def conv_norm_sum_backward(
@@ -83,18 +84,14 @@ def conv_norm_sum_backward(
         if batch_statistics:
             centered = normalised.mul_(_as_image(-grad_gamma / count)).sub_(_as_image(grad_beta / count)).add_(wide)
         grad_branch = (centered * _as_image(gamma[k] * rstd)).to(grad.dtype)
-        sections = w.split([x.shape[1] for x in data], dim=1)
-        reads = list(zip(data, affine, relu, upsample, strict=True))
+        reads = (data, affine, relu, upsample)
         if needs_weight:
-            parts = [weight_gradient(grad_branch, *read, w.shape[2], stride, rate) for read in reads]
-            grad_weights.append(torch.cat(parts, dim=1).to(w.dtype))
+            grad_weights.append(weight_gradient(grad_branch, *reads, w, stride, rate))
         else:
             grad_weights.append(w.new_empty(0))
         if needs_sources:
-            gradients = [
-                input_gradient(grad_branch, *read, section, stride, rate)
-                for read, section in zip(reads, sections, strict=True)
-            ]
+            packed = pack_weight(w.contiguous(), [x.shape[1] for x in data], upsample, grad.dtype)
+            gradients = input_gradients(grad_branch, *reads, packed, w.shape[2], stride, rate)
             sources = (
                 [
                     (total[0].add_(more[0]), total[1].add_(more[1]))

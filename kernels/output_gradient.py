@@ -8,6 +8,8 @@ Every program also sums its tile of ``dc`` (the bias gradient) and of ``dY c g``
 import triton
 import triton.language as tl
 
+from .tile import load_block, store_block
+
 
 @triton.jit
 def output_gradient_kernel(
@@ -19,22 +21,20 @@ def output_gradient_kernel(
     kept_ptr,
     gate_ptr,
     gate_scale_ptr,
-    result_ptr,
-    grad_gate_ptr,
-    bias_sum_ptr,
-    scale_sum_ptr,
+    result_out,
+    grad_gate_out,
+    bias_sum_out,
+    scale_sum_out,
     rows,
     columns,
     tiles,
     height,
     width,
     channels,
-    HAS_STATISTICS: tl.constexpr,
-    HAS_GATE: tl.constexpr,
-    HAS_GATE_SCALE: tl.constexpr,
     POOL: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
+    EXACT: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
     """Compute a tile of ``rows x columns`` written pixels; (height, width) is the raw result's size if POOL."""
@@ -46,37 +46,39 @@ def output_gradient_kernel(
     base = sample.to(tl.int64) * rows * columns * channels
     offset = base + pixel[:, None] * channels + channel[None, :]
     vector = sample * channels + channel
-    dtype = result_ptr.dtype.element_ty
+    dtype = result_out.dtype.element_ty
 
-    grad = tl.load(grad_ptr + offset, mask=mask, other=0.0).to(ACCUMULATE)
-    if HAS_STATISTICS:
+    grad = load_block(grad_ptr + offset, mask, EXACT).to(ACCUMULATE)
+    if grad_mean_ptr is not None:
         mean = tl.load(mean_ptr + vector, mask=within, other=0.0)
         grad_mean = tl.load(grad_mean_ptr + vector, mask=within, other=0.0)
         grad_m2 = tl.load(grad_m2_ptr + vector, mask=within, other=0.0)
-        deviation = tl.load(output_ptr + offset, mask=mask, other=0.0).to(ACCUMULATE) - mean[None, :]
+        deviation = load_block(output_ptr + offset, mask, EXACT).to(ACCUMULATE) - mean[None, :]
         grad += deviation * (2 * grad_m2)[None, :] + (grad_mean / (rows * columns))[None, :]
-    grad = tl.where(mask, grad.to(dtype).to(ACCUMULATE), 0.0)
-    if HAS_GATE:
-        raw = tl.load(kept_ptr + offset, mask=mask, other=0.0).to(ACCUMULATE)
-        gate = tl.load(gate_ptr + offset, mask=mask, other=0.0).to(ACCUMULATE)
+    grad = grad.to(dtype).to(ACCUMULATE)
+    if not EXACT:
+        grad = tl.where(mask, grad, 0.0)
+    if gate_ptr is not None:
+        raw = load_block(kept_ptr + offset, mask, EXACT).to(ACCUMULATE)
+        gate = load_block(gate_ptr + offset, mask, EXACT).to(ACCUMULATE)
         grad_gate = grad * raw
-        if HAS_GATE_SCALE:
+        if gate_scale_ptr is not None:
             scale = tl.load(gate_scale_ptr + vector, mask=within, other=0.0)
             sum_offset = tl.program_id(0) * channels + channel
-            tl.store(scale_sum_ptr + sum_offset, tl.sum(grad_gate * gate, axis=0), mask=within)
+            tl.store(scale_sum_out + sum_offset, tl.sum(grad_gate * gate, axis=0), mask=within)
             grad_gate *= scale[None, :]
             gate *= scale[None, :]
-        tl.store(grad_gate_ptr + offset, grad_gate.to(dtype), mask=mask)
+        store_block(grad_gate_out + offset, grad_gate.to(dtype), mask, EXACT)
         grad = (grad * gate).to(dtype).to(ACCUMULATE)
-    tl.store(bias_sum_ptr + tl.program_id(0) * channels + channel, tl.sum(grad, axis=0), mask=within)
+    tl.store(bias_sum_out + tl.program_id(0) * channels + channel, tl.sum(grad, axis=0), mask=within)
     if POOL:
-        winner = tl.load(kept_ptr + offset, mask=mask, other=0).to(tl.int32)
+        winner = load_block(kept_ptr + offset, mask, EXACT).to(tl.int32)
         row, column = pixel // columns, pixel % columns
         raw_base = sample.to(tl.int64) * height * width * channels
         for position in tl.static_range(4):
             raw_pixel = (row * 2 + position // 2) * width + column * 2 + position % 2
             value = tl.where(winner == position, grad, 0.0)
-            pointer = result_ptr + raw_base + raw_pixel[:, None] * channels + channel[None, :]
-            tl.store(pointer, value.to(dtype), mask=mask)
+            pointer = result_out + raw_base + raw_pixel[:, None] * channels + channel[None, :]
+            store_block(pointer, value.to(dtype), mask, EXACT)
     else:
-        tl.store(result_ptr + offset, grad.to(dtype), mask=mask)
+        store_block(result_out + offset, grad.to(dtype), mask, EXACT)

@@ -2,84 +2,114 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .config import accumulation
+from .launch import launch
+
+_BLOCK_PARTS = 32
+_BLOCK_CHANNELS = 16
+
+
+@triton.jit
+def store_statistics(
+    values, masks, count_out, mean_out, m2_out, channel, channels, EXACT: tl.constexpr
+):
+    """Store count, mean and M2 of this program's tile, given as a tuple of (pixels, channels) blocks.
+
+    Two passes over the tile in registers: the mean, then the squares of the deviations from it.
+    """
+    total = values[0] if EXACT else tl.where(masks[0], values[0], 0.0)
+    for p in tl.static_range(1, len(values)):
+        total += values[p] if EXACT else tl.where(masks[p], values[p], 0.0)
+    number = tl.full((), len(values) * total.shape[0], tl.int32)
+    if not EXACT:
+        # Channels that exist are in the image or not together; the first one of a block always exists.
+        inside = masks[0].to(tl.int32)
+        for p in tl.static_range(1, len(values)):
+            inside += masks[p].to(tl.int32)
+        number = tl.max(tl.sum(inside, axis=0), axis=0)
+    mean = tl.sum(total, axis=0) / tl.maximum(number, 1)
+    squares = tl.zeros(total.shape, dtype=total.dtype)
+    for p in tl.static_range(len(values)):
+        deviation = values[p] - mean[None, :]
+        if not EXACT:
+            deviation = tl.where(masks[p], deviation, 0.0)
+        squares += deviation * deviation
+    within = channel < channels
+    statistic = tl.program_id(0) * channels + channel
+    tl.store(mean_out + statistic, mean, mask=within)
+    tl.store(m2_out + statistic, tl.sum(squares, axis=0), mask=within)
+    if tl.program_id(1) == 0:
+        tl.store(count_out + tl.program_id(0), number)
+
 
 @triton.jit
 def merge_statistics_kernel(
+    count_ptr,
     tile_mean_ptr,
     tile_m2_ptr,
-    mean_ptr,
-    m2_ptr,
+    mean_out,
+    m2_out,
     parts,
-    tiles,
-    pixels,
     channels,
-    tile_pixels,
     BLOCK_PARTS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
-    """Merge (samples, parts, channels) tile statistics of one sample and a block of channels.
+    """Merge (groups, parts, channels) statistics of one group and a block of channels.
 
-    Part ``k`` counts ``tile_pixels`` values, or what is left of ``pixels`` in the last of every ``tiles`` parts:
-    mean = sum(count mean_k) / sum(count), M2 = sum(M2_k + count (mean_k - mean)^2).
+    mean = sum(count_k mean_k) / sum(count_k), M2 = sum(M2_k + count_k (mean_k - mean)^2); counts are (groups, parts).
     """
-    sample = tl.program_id(0)
+    group = tl.program_id(0)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     within = channel < channels
-    total = tl.zeros((BLOCK_CHANNELS,), dtype=ACCUMULATE)
+    weighted = tl.zeros((BLOCK_PARTS, BLOCK_CHANNELS), dtype=ACCUMULATE)
+    counted = tl.zeros((BLOCK_PARTS,), dtype=ACCUMULATE)
     for first in range(0, parts, BLOCK_PARTS):
         part = first + tl.arange(0, BLOCK_PARTS)
-        count = tl.where(part < parts, tl.minimum(pixels - (part % tiles) * tile_pixels, tile_pixels), 0)
-        offset = (sample * parts + part)[:, None] * channels + channel[None, :]
+        count = tl.load(count_ptr + group * parts + part, mask=part < parts, other=0).to(ACCUMULATE)
+        offset = (group * parts + part)[:, None] * channels + channel[None, :]
         mask = (part < parts)[:, None] & within[None, :]
-        total += tl.sum(tl.load(tile_mean_ptr + offset, mask=mask, other=0.0) * count[:, None].to(ACCUMULATE), axis=0)
-    mean = total / (pixels * (parts // tiles))
-    m2 = tl.zeros((BLOCK_CHANNELS,), dtype=ACCUMULATE)
+        weighted += tl.load(tile_mean_ptr + offset, mask=mask, other=0.0) * count[:, None]
+        counted += count
+    mean = tl.sum(weighted, axis=0) / tl.sum(counted, axis=0)
+    squares = tl.zeros((BLOCK_PARTS, BLOCK_CHANNELS), dtype=ACCUMULATE)
     for first in range(0, parts, BLOCK_PARTS):
         part = first + tl.arange(0, BLOCK_PARTS)
-        count = tl.where(part < parts, tl.minimum(pixels - (part % tiles) * tile_pixels, tile_pixels), 0)
-        offset = (sample * parts + part)[:, None] * channels + channel[None, :]
+        count = tl.load(count_ptr + group * parts + part, mask=part < parts, other=0).to(ACCUMULATE)
+        offset = (group * parts + part)[:, None] * channels + channel[None, :]
         mask = (part < parts)[:, None] & within[None, :]
         deviation = tl.load(tile_mean_ptr + offset, mask=mask, other=0.0) - mean[None, :]
-        tile_m2 = tl.load(tile_m2_ptr + offset, mask=mask, other=0.0)
-        m2 += tl.sum(tile_m2 + count[:, None].to(ACCUMULATE) * deviation * deviation, axis=0)
-    tl.store(mean_ptr + sample * channels + channel, mean, mask=within)
-    tl.store(m2_ptr + sample * channels + channel, m2, mask=within)
+        squares += tl.load(tile_m2_ptr + offset, mask=mask, other=0.0) + count[:, None] * deviation * deviation
+    tl.store(mean_out + group * channels + channel, mean, mask=within)
+    tl.store(m2_out + group * channels + channel, tl.sum(squares, axis=0), mask=within)
 
 
-def merge_statistics(
-    tile_mean: Tensor, tile_m2: Tensor, tiles: int, pixels: int, tile_pixels: int
-) -> tuple[Tensor, Tensor]:
-    """Return mean and M2 (samples, channels) of (samples, parts, channels) tile statistics.
+def merge_statistics(count: Tensor, tile_mean: Tensor, tile_m2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and M2 (groups, channels) of (groups, parts, channels) tile statistics.
 
     Args:
-        tile_mean: mean of every part.
+        count: values of every part (groups, parts), int32.
+        tile_mean: mean of every part; of parts without values it is ignored.
         tile_m2: sum of squared deviations of every part.
-        tiles: parts that walk one grid of pixels; there may be several grids.
-        pixels: pixels of one grid.
-        tile_pixels: pixels of a part, except the last one of a grid.
     """
-    samples, parts, channels = tile_mean.shape
-    mean, m2 = (torch.empty_like(tile_mean[:, 0]) for _ in range(2))
-    block = min(64, triton.next_power_of_2(channels))
-    accumulate = tl.float64 if tile_mean.dtype == torch.float64 else tl.float32
-    merge_statistics_kernel[(samples, triton.cdiv(channels, block))](
+    groups, parts, channels = tile_mean.shape
+    mean, m2 = tile_mean.new_empty(2, groups, channels)
+    launch(
+        merge_statistics_kernel,
+        (groups, triton.cdiv(channels, _BLOCK_CHANNELS)),
+        count,
         tile_mean,
         tile_m2,
         mean,
         m2,
         parts,
-        tiles,
-        pixels,
         channels,
-        tile_pixels,
-        BLOCK_PARTS=32,
-        BLOCK_CHANNELS=block,
-        ACCUMULATE=accumulate,
+        BLOCK_PARTS=_BLOCK_PARTS,
+        BLOCK_CHANNELS=_BLOCK_CHANNELS,
+        ACCUMULATE=accumulation(tile_mean.dtype),
     )
     return mean, m2

@@ -7,19 +7,23 @@ from torch import Tensor
 _LARGEST_SAMPLE = 2**31
 
 
-def check_supported(data: list[Tensor], upsample: list[bool], pool: bool, output: Tensor) -> None:
+def check_supported(data: list[Tensor], upsample: list[bool], pool: bool, stride: int, dilation: int, sample_size: int) -> None:
     """Raise a ``NotImplementedError`` that names what the kernels cannot do.
 
     Args:
         data: sources (N, C, H, W).
         upsample: whether each is read at twice its resolution.
         pool: whether the result is pooled.
-        output: result, or its gradient; its samples must be addressable with 32 bits, as those of the sources.
+        stride: of the convolution.
+        dilation: of the convolution.
+        sample_size: elements of one sample before pooling; they must be addressable with 32 bits, as those of the
+            sources.
     """
     if len(data) > 2:
         raise NotImplementedError(f"{len(data)} sources in one convolution")
     if pool and any(upsample):
         raise NotImplementedError("pooling of an upsampled source")
-    for x in (*data, output):
-        if x[0].numel() >= _LARGEST_SAMPLE:
-            raise NotImplementedError("a sample of 2^31 elements or more")
+    if stride == 2 and dilation > 1:
+        raise NotImplementedError("stride 2 together with a dilation")
+    if max(sample_size, *(x[0].numel() for x in data)) >= _LARGEST_SAMPLE:
+        raise NotImplementedError("a sample of 2^31 elements or more")

@@ -1,29 +1,186 @@
 """Gradient of the weight: activated source times output gradient, summed over pixels.
 
-A program computes one tap's BLOCK_IN x BLOCK_OUT matrix over every ``splits``-th block of pixels of all samples, and
-writes it to a slab of its own; the slabs are summed afterwards, so that the result does not depend on scheduling.
-For an upsampled source there is a set of 2x2 taps for each parity of the output pixel, see ``forward``.
+Every program sums a share of the windows of pixels and writes its products to a slab of its own; the slabs are summed
+afterwards, see ``finish``, so that the result does not depend on scheduling. Two designs:
+
+* all taps together, for thin layers: the products of all taps stay in registers; each input of a window is read and
+  activated once, each pixel of the output's gradient is read once;
+* one tap a program, for wide layers, whose products for one tap already fill the registers.
+
+For an upsampled source there is a set of 2x2 taps for each parity of the output pixel, as in ``forward``.
 """
 
 import triton
 import triton.language as tl
 
-from .operand import load_activated, load_affine, operand
+from .forward import first_input_pixel, window_start
+from .implicit_gemm import extent, slot, tap, zero_accumulators
+from .operand import load_activated, load_read_affine, operand
+from .tile import load_block
 
 
 @triton.jit
-def weight_gradient_kernel(
+def load_gradient(grad_ptr, row, column, wanted, channel, height, width, channels, EXACT: tl.constexpr):
+    """Load pixels (BLOCK_PIXELS, BLOCK_OUT) of the output's gradient."""
+    inside = wanted & (row < height) & (column < width)
+    offset = (row * width + column)[:, None] * channels + channel[None, :]
+    return load_block(grad_ptr + offset, inside[:, None] & (channel < channels)[None, :], EXACT)
+
+
+@triton.jit
+def all_taps_weight_gradient_kernel(
     grad_ptr,
     data_ptr,
     affine_ptr,
-    slab_ptr,
+    slab_out,
     samples,
     rows,
     columns,
     tiles,
     splits,
-    out_columns,
-    out_pixels,
+    out_height,
+    out_width,
+    out_channels,
+    height,
+    width,
+    channels,
+    stride,
+    dilation,
+    TAPS: tl.constexpr,
+    UPSAMPLE: tl.constexpr,
+    AFFINE: tl.constexpr,
+    RELU: tl.constexpr,
+    WINDOW_ROWS: tl.constexpr,
+    WINDOW_COLUMNS: tl.constexpr,
+    STEP: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    EXACT: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PACKED: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    """Compute BLOCK_IN x BLOCK_OUT of every tap of one slab (slots, channels, out_channels)."""
+    PARITIES: tl.constexpr = UPSAMPLE and TAPS == 2
+    SLOTS: tl.constexpr = 16 if PARITIES else TAPS * TAPS
+    READ_STEP: tl.constexpr = 0 if UPSAMPLE and TAPS == 1 else STEP
+    dtype: tl.constexpr = grad_ptr.dtype.element_ty
+    split = tl.program_id(0)
+    channel = tl.program_id(1) * BLOCK_IN + tl.arange(0, BLOCK_IN)
+    out_channel = tl.program_id(2) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    products = zero_accumulators(SLOTS, BLOCK_IN, BLOCK_OUT, ACCUMULATE)
+    for item in range(split, samples * tiles, splits):
+        sample = item // tiles
+        index = (item % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+        wanted = index < rows * columns
+        row_index, column_index = index // columns, index % columns
+        row = window_start(row_index, dilation, WINDOW_ROWS)
+        column = window_start(column_index, dilation, WINDOW_COLUMNS)
+        first_row = first_input_pixel(row_index, row, stride, dilation, TAPS, UPSAMPLE)
+        first_column = first_input_pixel(column_index, column, stride, dilation, TAPS, UPSAMPLE)
+        spacing = 1 if UPSAMPLE else dilation
+        center, scale, shift = 0.0, 0.0, 0.0
+        if AFFINE:
+            center, scale, shift = load_read_affine(affine_ptr, sample, samples, channel, channels, dtype, PACKED)
+        grad_base = grad_ptr + sample.to(tl.int64) * out_height * out_width * out_channels
+        data_base = data_ptr + sample.to(tl.int64) * height * width * channels
+        grads = ()
+        for p in tl.static_range(WINDOW_ROWS):
+            for q in tl.static_range(WINDOW_COLUMNS):
+                grad = load_gradient(
+                    grad_base,
+                    row + p * spacing,
+                    column + q * spacing,
+                    wanted,
+                    out_channel,
+                    out_height,
+                    out_width,
+                    out_channels,
+                    EXACT,
+                )
+                grads += (operand(grad, dtype, WIDEN),)
+        for y in tl.static_range(extent("forward", TAPS, READ_STEP, WINDOW_ROWS)):
+            for x in tl.static_range(extent("forward", TAPS, READ_STEP, WINDOW_COLUMNS)):
+                h = load_activated(
+                    data_base,
+                    first_row + y * dilation,
+                    first_column + x * dilation,
+                    wanted,
+                    channel,
+                    height,
+                    width,
+                    channels,
+                    center,
+                    scale,
+                    shift,
+                    AFFINE,
+                    RELU,
+                    EXACT,
+                    ACCUMULATE,
+                    PACKED,
+                    WIDEN,
+                )
+                h = tl.trans(h)
+                for p in tl.static_range(WINDOW_ROWS):
+                    for q in tl.static_range(WINDOW_COLUMNS):
+                        if (
+                            tap("forward", TAPS, READ_STEP, p, y) >= 0
+                            and tap("forward", TAPS, READ_STEP, p, y) < TAPS
+                            and tap("forward", TAPS, READ_STEP, q, x) >= 0
+                            and tap("forward", TAPS, READ_STEP, q, x) < TAPS
+                        ):
+                            products = add_product(
+                                products,
+                                h,
+                                grads[p * WINDOW_COLUMNS + q],
+                                slot(
+                                    "forward",
+                                    TAPS,
+                                    PARITIES,
+                                    p,
+                                    q,
+                                    tap("forward", TAPS, READ_STEP, p, y),
+                                    tap("forward", TAPS, READ_STEP, q, x),
+                                ),
+                                ACCUMULATE,
+                                PRECISION,
+                            )
+    for k in tl.static_range(SLOTS):
+        slab = (split * SLOTS + k).to(tl.int64) * channels * out_channels
+        tl.store(
+            slab_out + slab + channel[:, None] * out_channels + out_channel[None, :],
+            products[k],
+            mask=(channel < channels)[:, None] & (out_channel < out_channels)[None, :],
+        )
+
+
+@triton.jit
+def add_product(products, a, b, SLOT: tl.constexpr, ACCUMULATE: tl.constexpr, PRECISION: tl.constexpr):
+    """Return the tuple of products with ``a b`` added to one of them."""
+    updated = ()
+    for k in tl.static_range(len(products)):
+        if k == SLOT:
+            updated += (tl.dot(a, b, products[k], input_precision=PRECISION, out_dtype=ACCUMULATE),)
+        else:
+            updated += (products[k],)
+    return updated
+
+
+@triton.jit
+def one_tap_weight_gradient_kernel(
+    grad_ptr,
+    data_ptr,
+    affine_ptr,
+    slab_out,
+    samples,
+    rows,
+    columns,
+    tiles,
+    splits,
+    out_height,
+    out_width,
     out_channels,
     height,
     width,
@@ -37,42 +194,42 @@ def weight_gradient_kernel(
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_IN: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
+    EXACT: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     PRECISION: tl.constexpr,
+    PACKED: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """Compute one tile of one slab (sets of taps * taps, channels, out_channels)."""
-    dtype = grad_ptr.dtype.element_ty
-    set_and_tap = tl.program_id(0)
-    quarter = set_and_tap // (TAPS * TAPS)
-    tap = set_and_tap % (TAPS * TAPS)
+    """Compute BLOCK_IN x BLOCK_OUT of one slot of one slab; for an upsampled 1x1 weight each parity has a slot."""
+    dtype: tl.constexpr = grad_ptr.dtype.element_ty
+    split = tl.program_id(0)
+    slot_index = tl.program_id(2)
+    quarter = slot_index // (TAPS * TAPS)
+    tap_index = slot_index % (TAPS * TAPS)
     out_blocks = tl.cdiv(out_channels, BLOCK_OUT)
     channel = (tl.program_id(1) // out_blocks) * BLOCK_IN + tl.arange(0, BLOCK_IN)
     out_channel = (tl.program_id(1) % out_blocks) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    split = tl.program_id(2)
-
-    accumulator = tl.zeros((BLOCK_IN, BLOCK_OUT), dtype=ACCUMULATE)
+    product = tl.zeros((BLOCK_IN, BLOCK_OUT), dtype=ACCUMULATE)
     for item in range(split, samples * tiles, splits):
         sample = item // tiles
-        pixel = (item % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
-        wanted = pixel < rows * columns
-        small_row, small_column = pixel // columns, pixel % columns
-        row, column = small_row, small_column
+        index = (item % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+        wanted = index < rows * columns
+        row_index, column_index = index // columns, index % columns
+        row, column = row_index, column_index
+        first_row = first_input_pixel(row_index, row, stride, dilation, TAPS, UPSAMPLE)
+        first_column = first_input_pixel(column_index, column, stride, dilation, TAPS, UPSAMPLE)
         if UPSAMPLE:
-            row = small_row * 2 + quarter // 2
-            column = small_column * 2 + quarter % 2
-            first_row = small_row + (quarter // 2 - 1) * (TAPS - 1)
-            first_column = small_column + (quarter % 2 - 1) * (TAPS - 1)
-        else:
-            first_row = row * stride - dilation * (TAPS // 2)
-            first_column = column * stride - dilation * (TAPS // 2)
+            row, column = row_index * 2 + quarter // 2, column_index * 2 + quarter % 2
+            if TAPS == 2:
+                first_row += quarter // 2
+                first_column += quarter % 2
         center, scale, shift = 0.0, 0.0, 0.0
         if AFFINE:
-            center, scale, shift = load_affine(affine_ptr, sample, samples, channel, channels)
+            center, scale, shift = load_read_affine(affine_ptr, sample, samples, channel, channels, dtype, PACKED)
         h = load_activated(
             data_ptr + sample.to(tl.int64) * height * width * channels,
-            first_row + (tap // TAPS) * dilation,
-            first_column + (tap % TAPS) * dilation,
+            first_row + (tap_index // TAPS) * dilation,
+            first_column + (tap_index % TAPS) * dilation,
             wanted,
             channel,
             height,
@@ -83,27 +240,28 @@ def weight_gradient_kernel(
             shift,
             AFFINE,
             RELU,
+            EXACT,
             ACCUMULATE,
+            PACKED,
+            WIDEN,
         )
-        position = tl.where(wanted, row * out_columns + column, 0)
-        grad = tl.load(
-            grad_ptr
-            + sample.to(tl.int64) * out_pixels * out_channels
-            + position[:, None] * out_channels
-            + out_channel[None, :],
-            mask=wanted[:, None] & (out_channel < out_channels)[None, :],
-            other=0.0,
+        grad = load_gradient(
+            grad_ptr + sample.to(tl.int64) * out_height * out_width * out_channels,
+            row,
+            column,
+            wanted,
+            out_channel,
+            out_height,
+            out_width,
+            out_channels,
+            EXACT,
         )
-        accumulator = tl.dot(
-            tl.trans(operand(h, dtype, WIDEN)),
-            operand(grad, dtype, WIDEN),
-            accumulator,
-            input_precision=PRECISION,
-            out_dtype=ACCUMULATE,
+        product = tl.dot(
+            tl.trans(h), operand(grad, dtype, WIDEN), product, input_precision=PRECISION, out_dtype=ACCUMULATE
         )
-    slab = (split * tl.num_programs(0) + set_and_tap).to(tl.int64) * channels * out_channels
+    slab = (split * tl.num_programs(2) + slot_index).to(tl.int64) * channels * out_channels
     tl.store(
-        slab_ptr + slab + channel[:, None] * out_channels + out_channel[None, :],
-        accumulator,
+        slab_out + slab + channel[:, None] * out_channels + out_channel[None, :],
+        product,
         mask=(channel < channels)[:, None] & (out_channel < out_channels)[None, :],
     )

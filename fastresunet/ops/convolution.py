@@ -70,8 +70,8 @@ def conv(
         affine,
         relu,
         upsample,
-        weight.to(dtype),
-        None if bias is None else bias.to(dtype),
+        weight,
+        bias,
         stride,
         dilation,
         None if residual is None else channels_last(residual.to(dtype)),
@@ -105,14 +105,14 @@ def _conv_shapes(
     if pool:
         height, width = height // 2, width // 2
     output = empty_image(data[0], channels, height, width)
-    kept = weight.new_empty(0)
+    kept = data[0].new_empty(0)
     if pool:
         kept = empty_image(data[0].to(torch.uint8), channels, height, width)
     elif gate is not None:
         kept = torch.empty_like(output)
     vector = (data[0].shape[0], channels) if statistics else (0,)
-    dtype = accumulation_dtype(weight.dtype) if statistics else weight.dtype
-    return output, weight.new_empty(vector, dtype=dtype), weight.new_empty(vector, dtype=dtype), kept
+    dtype = accumulation_dtype(output.dtype) if statistics else output.dtype
+    return output, output.new_empty(vector, dtype=dtype), output.new_empty(vector, dtype=dtype), kept
 
 
 _conv = register(
@@ -148,9 +148,9 @@ def _conv_backward_shapes(
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor]:
     layout = torch.channels_last
     return (
-        torch.empty_like(grad, memory_format=layout) if has_residual else weight.new_empty(0),
-        weight.new_empty(0) if gate is None else torch.empty_like(gate, memory_format=layout),
-        weight.new_empty(0) if gate_scale is None else gate_scale.new_empty(gate_scale.shape),
+        torch.empty_like(grad, memory_format=layout) if has_residual else grad.new_empty(0),
+        grad.new_empty(0) if gate is None else torch.empty_like(gate, memory_format=layout),
+        grad.new_empty(0) if gate_scale is None else gate_scale.new_empty(gate_scale.shape),
         [torch.empty_like(x, memory_format=layout) if needs_sources else x.new_empty(0) for x in data],
         [v.new_empty(v.shape) if needs_sources else v.new_empty(0) for v in affine],
         weight.new_empty(weight.shape) if needs_weight else weight.new_empty(0),
@@ -189,7 +189,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(kept, *(() if statistics else output[1:3]))
     if not statistics:
-        written = mean = weight.new_empty(0)
+        written = mean = written.new_empty(0)
     ctx.save_for_backward(*data, *affine, weight, gate, gate_scale, written, mean, kept)
     ctx.source_count = len(data)
     ctx.options = (relu, upsample, stride, dilation, pool, backend)
@@ -205,7 +205,7 @@ def _backward(
     weight, gate, gate_scale, written, mean, kept = saved[2 * count :]
     relu, upsample, stride, dilation, pool, backend = ctx.options
     if grad is None:
-        grad = weight.new_zeros(ctx.output_shape)
+        grad = data[0].new_zeros(ctx.output_shape)
     if (grad_mean is None) != (grad_m2 is None):
         grad_mean = torch.zeros_like(mean) if grad_mean is None else grad_mean
         grad_m2 = torch.zeros_like(mean) if grad_m2 is None else grad_m2

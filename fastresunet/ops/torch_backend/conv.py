@@ -27,9 +27,11 @@ def conv(
     statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return output, mean, M2 and what the write keeps for backward (pool positions, or the output before the gate)."""
-    activated = read_sources(data, affine, relu, weight.dtype)
-    output = convolve_sources(activated, weight, bias, stride, dilation, upsample)
-    kept = weight.new_empty(0)
+    dtype = data[0].dtype
+    activated = read_sources(data, affine, relu, dtype)
+    rounded_bias = None if bias is None else bias.to(dtype)
+    output = convolve_sources(activated, weight.to(dtype), rounded_bias, stride, dilation, upsample)
+    kept = output.new_empty(0)
     if residual is not None:
         output += residual
     if gate is not None:
@@ -40,7 +42,7 @@ def conv(
     if statistics:
         mean, m2 = channel_statistics(output)
     else:
-        mean, m2 = weight.new_empty(0), weight.new_empty(0)
+        mean, m2 = output.new_empty(0), output.new_empty(0)
     return output, mean, m2, kept
 
 
@@ -69,7 +71,7 @@ def conv_backward(
 
     A gradient that is not needed is empty.
     """
-    grad_residual, grad_gate, grad_gate_scale = (weight.new_empty(0) for _ in range(3))
+    grad_residual, grad_gate, grad_gate_scale = (grad.new_empty(0) for _ in range(3))
     grad = channels_last(grad)
     if grad_mean is not None and grad_m2 is not None:
         grad = statistics_gradient(grad_mean, grad_m2, output, mean).add_(grad).to(grad.dtype)
@@ -88,14 +90,16 @@ def conv_backward(
         grad = max_pool_backward(grad, kept, height, width)
 
     grad_bias = sum_pixels(grad).sum(dim=0).to(weight.dtype) if needs_weight else weight.new_empty(0)
-    activated = read_sources(data, affine, relu, weight.dtype)
+    activated = read_sources(data, affine, relu, grad.dtype)
     needs = (needs_sources, needs_weight)
-    grads, grad_weight = convolve_sources_backward(grad, activated, weight, stride, dilation, upsample, needs)
+    grads, grad_weight = convolve_sources_backward(
+        grad, activated, weight.to(grad.dtype), stride, dilation, upsample, needs
+    )
     if needs_sources:
         grad_data, grad_affine = read_sources_backward(grads, data, affine, relu, activated)
     else:
         grad_data, grad_affine = no_gradients(data), no_gradients(affine)
-    return grad_residual, grad_gate, grad_gate_scale, grad_data, grad_affine, grad_weight, grad_bias
+    return grad_residual, grad_gate, grad_gate_scale, grad_data, grad_affine, grad_weight.to(weight.dtype), grad_bias
 
 
 def _scaled(gate: Tensor, gate_scale: Tensor | None) -> Tensor:

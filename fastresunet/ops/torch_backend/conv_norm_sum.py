@@ -27,11 +27,12 @@ def conv_norm_sum(
     running_var: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum over branches, and the mean and variance (branches, C) each branch was normalised with."""
-    activated = read_sources(data, affine, relu, weight[0].dtype)
+    dtype = data[0].dtype
+    activated = read_sources(data, affine, relu, dtype)
     total: Tensor | None = None
     means, variances = [], []
     for k, (w, b, rate) in enumerate(zip(weight, bias, dilation, strict=True)):
-        branch = convolve_sources(activated, w, b, stride, rate, upsample)
+        branch = convolve_sources(activated, w.to(dtype), b.to(dtype), stride, rate, upsample)
         if running_mean is None or running_var is None:
             mean, variance = _batch_statistics(branch)
         else:
@@ -42,7 +43,7 @@ def conv_norm_sum(
         means.append(mean)
         variances.append(variance)
     assert total is not None
-    return channels_last(total.to(weight[0].dtype)), torch.stack(means), torch.stack(variances)
+    return channels_last(total.to(dtype)), torch.stack(means), torch.stack(variances)
 
 
 def conv_norm_sum_backward(
@@ -65,19 +66,22 @@ def conv_norm_sum_backward(
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
     """Return the gradients of data, affine, weight, bias, gamma and beta; the branches are computed once more."""
     grad = channels_last(grad)
-    activated = read_sources(data, affine, relu, weight[0].dtype)
+    dtype = data[0].dtype
+    activated = read_sources(data, affine, relu, dtype)
     grad_beta = sum_pixels(grad).sum(dim=0)
     totals: list[Tensor] = []
     grad_weights, grad_biases, grad_gammas = [], [], []
     for k, (w, b, rate) in enumerate(zip(weight, bias, dilation, strict=True)):
-        branch = convolve_sources(activated, w, b, stride, rate, upsample)
+        branch = convolve_sources(activated, w.to(dtype), b.to(dtype), stride, rate, upsample)
         grad_branch, grad_gamma = _normalization_backward(
             grad, grad_beta, branch, gamma[k], mean[k], torch.rsqrt(variance[k] + eps[k]), batch_statistics
         )
         needs = (needs_sources, needs_weight)
-        grads, grad_weight = convolve_sources_backward(grad_branch, activated, w, stride, rate, upsample, needs)
+        grads, grad_weight = convolve_sources_backward(
+            grad_branch, activated, w.to(dtype), stride, rate, upsample, needs
+        )
         totals = [total.add_(more) for total, more in zip(totals, grads, strict=True)] if totals else grads
-        grad_weights.append(grad_weight)
+        grad_weights.append(grad_weight.to(w.dtype))
         grad_biases.append(sum_pixels(grad_branch).sum(dim=0).to(b.dtype))
         grad_gammas.append(grad_gamma)
     if needs_sources:

@@ -1,19 +1,17 @@
 """Convolution of one source, with nearest x2 upsampling turned into work on the small map.
 
-A 3x3 convolution of a map upsampled by 2 is four 2x2 convolutions of the small map, one for each parity of the output
-pixel. With taps t = -1, 0, 1 the output row 2i + p reads the upsampled row 2i + p + t, which is the small row
-floor((2i + p + t) / 2): for p = 0 the rows i - 1, i, i; for p = 1 the rows i, i, i + 1. Taps that meet in one row are
-summed beforehand, so 4 taps do the work of 9. A 1x1 convolution commutes with the upsampling.
+A 3x3 convolution of a map upsampled by 2 is four 2x2 convolutions of the small map, see ``parity``: 4 taps do the work of
+9. A 1x1 convolution commutes with the upsampling.
 """
 
 from __future__ import annotations
 
 import torch
-from fastresunet_kernels.weights import parity_weight, parity_weight_adjoint
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastresunet.ops.layout import channels_last, empty_image
+from fastresunet.ops.torch_backend.parity import parity_weight, parity_weight_adjoint
 
 
 def convolve_sources(

@@ -1,0 +1,197 @@
+"""Second stages of the gradients' sums: over slabs for weights and biases, over tiles for affines."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .config import accumulation
+from .launch import launch
+
+_BLOCK_SPLITS = 16
+_BLOCK_ELEMENTS = 128
+_BLOCK_PARTS = 32
+_BLOCK_CHANNELS = 16
+
+
+@triton.jit
+def finish_weight_kernel(
+    slab_ptr,
+    grad_weight_out,
+    splits,
+    slots,
+    channels,
+    out_channels,
+    first_input,
+    inputs,
+    TAPS: tl.constexpr,
+    PARITIES: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,
+    BLOCK_ELEMENTS: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+):
+    """Write one tap of a section of the gradient (out_channels, inputs, TAPS, TAPS).
+
+    Slabs are (splits, slots, channels, out_channels). With PARITIES tap t took part in small tap (t + 1 - p) / 2 of
+    parity p, see ``pack``; a 1x1 weight may have several slots, one for each parity it was used for.
+    """
+    tap = tl.program_id(0)
+    size = channels * out_channels
+    element = tl.program_id(1) * BLOCK_ELEMENTS + tl.arange(0, BLOCK_ELEMENTS)
+    total = tl.zeros((BLOCK_SPLITS, BLOCK_ELEMENTS), dtype=ACCUMULATE)
+    for first in range(0, splits, BLOCK_SPLITS):
+        split = first + tl.arange(0, BLOCK_SPLITS)
+        mask = (split < splits)[:, None] & (element < size)[None, :]
+        base = slab_ptr + split.to(tl.int64)[:, None] * slots * size + element[None, :]
+        if PARITIES:
+            for quarter in tl.static_range(4):
+                row_tap = (tap // TAPS + 1 - quarter // 2) // 2
+                column_tap = (tap % TAPS + 1 - quarter % 2) // 2
+                total += tl.load(base + (quarter * 4 + row_tap * 2 + column_tap) * size, mask=mask, other=0.0)
+        elif TAPS == 1:
+            for slot in range(slots):
+                total += tl.load(base + slot * size, mask=mask, other=0.0)
+        else:
+            total += tl.load(base + tap * size, mask=mask, other=0.0)
+    channel, out_channel = element // out_channels, element % out_channels
+    offset = (out_channel * inputs + first_input + channel) * (TAPS * TAPS) + tap
+    value = tl.sum(total, axis=0).to(grad_weight_out.dtype.element_ty)
+    tl.store(grad_weight_out + offset, value, mask=element < size)
+
+
+def finish_weight(slabs: Tensor, grad_weight: Tensor, first_input: int, parities: bool) -> None:
+    """Sum slabs (splits, slots, channels, out_channels) into a section of ``grad_weight`` (out_channels, inputs, k, k).
+
+    Args:
+        slabs: partial sums, in float32 or float64.
+        grad_weight: contiguous; its inputs from ``first_input`` on are written.
+        first_input: where the section starts.
+        parities: the slots are 2x2 taps for each of four parities.
+    """
+    splits, slots, channels, out_channels = slabs.shape
+    inputs, taps = grad_weight.shape[1:3]
+    launch(
+        finish_weight_kernel,
+        (taps * taps, triton.cdiv(channels * out_channels, _BLOCK_ELEMENTS)),
+        slabs,
+        grad_weight,
+        splits,
+        slots,
+        channels,
+        out_channels,
+        first_input,
+        inputs,
+        TAPS=taps,
+        PARITIES=parities,
+        BLOCK_SPLITS=_BLOCK_SPLITS,
+        BLOCK_ELEMENTS=_BLOCK_ELEMENTS,
+        ACCUMULATE=accumulation(slabs.dtype),
+    )
+
+
+@triton.jit
+def sum_parts_kernel(
+    parts_ptr,
+    total_out,
+    parts,
+    channels,
+    BLOCK_PARTS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+):
+    """Sum (groups, parts, channels) over the parts of one group and a block of channels."""
+    group = tl.program_id(0)
+    channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    total = tl.zeros((BLOCK_PARTS, BLOCK_CHANNELS), dtype=ACCUMULATE)
+    for first in range(0, parts, BLOCK_PARTS):
+        part = first + tl.arange(0, BLOCK_PARTS)
+        offset = (group.to(tl.int64) * parts + part[:, None]) * channels + channel[None, :]
+        mask = (part < parts)[:, None] & (channel < channels)[None, :]
+        total += tl.load(parts_ptr + offset, mask=mask, other=0.0)
+    value = tl.sum(total, axis=0).to(total_out.dtype.element_ty)
+    tl.store(total_out + group * channels + channel, value, mask=channel < channels)
+
+
+def sum_parts(partial: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the sums (groups, channels) over the parts of (groups, parts, channels), in a fixed order.
+
+    Args:
+        partial: partial sums, in float32 or float64.
+        dtype: of the result.
+    """
+    groups, parts, channels = partial.shape
+    total = partial.new_empty((groups, channels), dtype=dtype)
+    launch(
+        sum_parts_kernel,
+        (groups, triton.cdiv(channels, _BLOCK_CHANNELS)),
+        partial,
+        total,
+        parts,
+        channels,
+        BLOCK_PARTS=_BLOCK_PARTS,
+        BLOCK_CHANNELS=_BLOCK_CHANNELS,
+        ACCUMULATE=accumulation(partial.dtype),
+    )
+    return total
+
+
+@triton.jit
+def finish_affine_kernel(
+    sum_ptr,
+    affine_ptr,
+    grad_affine_out,
+    samples,
+    parts,
+    channels,
+    BLOCK_PARTS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+):
+    """Write the gradients of centre, scale and shift of one sample from (2, samples, parts, channels) sums.
+
+    The first sum is that of dz, the shift's; the second that of dz (u - center), the scale's.
+    """
+    sample = tl.program_id(0)
+    channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    within = channel < channels
+    shift_total = tl.zeros((BLOCK_PARTS, BLOCK_CHANNELS), dtype=ACCUMULATE)
+    scale_total = tl.zeros((BLOCK_PARTS, BLOCK_CHANNELS), dtype=ACCUMULATE)
+    for first in range(0, parts, BLOCK_PARTS):
+        part = first + tl.arange(0, BLOCK_PARTS)
+        offset = (sample.to(tl.int64) * parts + part[:, None]) * channels + channel[None, :]
+        mask = (part < parts)[:, None] & within[None, :]
+        shift_total += tl.load(sum_ptr + offset, mask=mask, other=0.0)
+        scale_total += tl.load(sum_ptr + tl.cast(samples, tl.int64) * parts * channels + offset, mask=mask, other=0.0)
+    shift = tl.sum(shift_total, axis=0)
+    vector = sample * channels + channel
+    scale = tl.load(affine_ptr + samples * channels + vector, mask=within, other=0.0)
+    tl.store(grad_affine_out + vector, -scale * shift, mask=within)
+    tl.store(grad_affine_out + samples * channels + vector, tl.sum(scale_total, axis=0), mask=within)
+    tl.store(grad_affine_out + 2 * samples * channels + vector, shift, mask=within)
+
+
+def finish_affine(sums: Tensor, affine: Tensor) -> Tensor:
+    """Return the gradient (3, samples, channels) of an affine.
+
+    Args:
+        sums: (2, samples, parts, channels), of dz and of dz (u - center).
+        affine: (3, samples, channels).
+    """
+    _, samples, parts, channels = sums.shape
+    grad_affine = torch.empty_like(affine)
+    launch(
+        finish_affine_kernel,
+        (samples, triton.cdiv(channels, _BLOCK_CHANNELS)),
+        sums,
+        affine,
+        grad_affine,
+        samples,
+        parts,
+        channels,
+        BLOCK_PARTS=_BLOCK_PARTS,
+        BLOCK_CHANNELS=_BLOCK_CHANNELS,
+        ACCUMULATE=accumulation(sums.dtype),
+    )
+    return grad_affine

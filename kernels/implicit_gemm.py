@@ -1,0 +1,208 @@
+"""The implicit GEMM of every convolution: taps of activated pixels times packed weights, for a window of outputs.
+
+A program computes BLOCK_PIXELS windows of WINDOW_ROWS x WINDOW_COLUMNS pixels each, every window position in an
+accumulator of its own. The inputs of a window overlap: each is read and activated once and multiplied for every
+position that has a tap on it. Along one axis, position p of the window and input y are joined by tap
+
+    forward    y - STEP p          the convolution itself; neighbours in the window are STEP inputs apart
+    flipped    p + TAPS - 1 - y    gradient of the inputs of a convolution of stride 1
+    strided    p + TAPS / 2 - 2 y  the same for stride 2: p is the parity of the input's row, y counts outputs
+    spread     y                   the same for a source read at twice its size: taps on 2 y - 1 .., see ``slot``
+
+and by none where that is not in 0 .. TAPS - 1.
+"""
+
+import triton
+import triton.language as tl
+
+from .operand import load_activated, load_read_affine, load_weight
+
+
+@triton.constexpr_function
+def tap(mode, taps, step, position, y):
+    """Return the tap that joins a window position and an input along one axis; outside 0 .. taps - 1 there is none."""
+    if mode == "flipped":
+        return position + taps - 1 - y
+    if mode == "strided":
+        return position + taps // 2 - 2 * y
+    return y if mode == "spread" else y - step * position
+
+
+@triton.constexpr_function
+def extent(mode, taps, step, window):
+    """Return how many inputs along one axis a window has."""
+    if mode == "strided":
+        return (taps + 1) // 2
+    return taps if mode == "spread" else taps + (window - 1) * (1 if mode == "flipped" else step)
+
+
+@triton.constexpr_function
+def slot(mode, taps, parities, row_position, column_position, row_tap, column_tap):
+    """Return the place of a tap's matrix in the packed weight.
+
+    With parities it holds 2x2 taps for each parity of the output's row and column. A pixel 2 y - 1 + k of the
+    output, k = 0 .. 3, then has parity (k + 1) % 2 and read the small map's pixel y through tap 1 - k / 2.
+    """
+    if mode == "spread":
+        if taps == 2:
+            return 0
+        quarter = (row_tap + 1) % 2 * 2 + (column_tap + 1) % 2
+        return quarter * 4 + (1 - row_tap // 2) * 2 + 1 - column_tap // 2
+    first = (row_position * 2 + column_position) * 4 if parities else 0
+    return first + row_tap * taps + column_tap
+
+
+@triton.jit
+def zero_accumulators(
+    WINDOW: tl.constexpr, BLOCK_PIXELS: tl.constexpr, BLOCK_OUT: tl.constexpr, ACCUMULATE: tl.constexpr
+):
+    """Return an accumulator for each position of a window."""
+    accumulators = ()
+    for _ in tl.static_range(WINDOW):
+        accumulators += (tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=ACCUMULATE),)
+    return accumulators
+
+
+@triton.jit
+def accumulate(
+    accumulators,
+    data_ptr,
+    affine_ptr,
+    weight_ptr,
+    sample,
+    samples,
+    first_row,
+    first_column,
+    wanted,
+    produced,
+    height,
+    width,
+    channels,
+    produced_channels,
+    first_input,
+    inputs,
+    outputs,
+    dilation,
+    MODE: tl.constexpr,
+    TAPS: tl.constexpr,
+    STEP: tl.constexpr,
+    PARITIES: tl.constexpr,
+    WINDOW_ROWS: tl.constexpr,
+    WINDOW_COLUMNS: tl.constexpr,
+    AFFINE: tl.constexpr,
+    RELU: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+    EXACT: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PACKED: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    """Add one source's products to the accumulators (BLOCK_PIXELS, BLOCK_OUT) of a window.
+
+    Input (y, x) of a window is the source's pixel (first_row + y dilation, first_column + x dilation). The weight is
+    packed (slots, inputs, outputs); the source's channels are its inputs from ``first_input`` on, or for gradients its
+    outputs.
+    """
+    TRANSPOSED: tl.constexpr = MODE != "forward"
+    data_ptr += sample.to(tl.int64) * height * width * channels
+    for first_channel in range(0, channels, BLOCK_IN):
+        channel = first_channel + tl.arange(0, BLOCK_IN)
+        center, scale, shift = 0.0, 0.0, 0.0
+        if AFFINE:
+            center, scale, shift = load_read_affine(
+                affine_ptr, sample, samples, channel, channels, data_ptr.dtype.element_ty, PACKED
+            )
+        if WINDOW_ROWS * WINDOW_COLUMNS == 1 and TAPS == 3 and MODE != "spread":
+            # A loop that the compiler can pipeline; nothing is shared between taps of a single position.
+            for index in range(9):
+                h = load_activated(
+                    data_ptr,
+                    first_row + (index // 3) * dilation,
+                    first_column + (index % 3) * dilation,
+                    wanted,
+                    channel,
+                    height,
+                    width,
+                    channels,
+                    center,
+                    scale,
+                    shift,
+                    AFFINE,
+                    RELU,
+                    EXACT,
+                    ACCUMULATE,
+                    PACKED,
+                    WIDEN,
+                )
+                w = load_weight(
+                    weight_ptr,
+                    index if MODE == "forward" else 8 - index,
+                    first_input,
+                    inputs,
+                    outputs,
+                    channel,
+                    produced,
+                    channels,
+                    produced_channels,
+                    TRANSPOSED,
+                    EXACT,
+                    WIDEN,
+                )
+                accumulators = (
+                    tl.dot(h, w, accumulators[0], input_precision=PRECISION, out_dtype=ACCUMULATE),
+                )
+        else:
+            for y in tl.static_range(extent(MODE, TAPS, STEP, WINDOW_ROWS)):
+                for x in tl.static_range(extent(MODE, TAPS, STEP, WINDOW_COLUMNS)):
+                    h = load_activated(
+                        data_ptr,
+                        first_row + y * dilation,
+                        first_column + x * dilation,
+                        wanted,
+                        channel,
+                        height,
+                        width,
+                        channels,
+                        center,
+                        scale,
+                        shift,
+                        AFFINE,
+                        RELU,
+                        EXACT,
+                        ACCUMULATE,
+                        PACKED,
+                        WIDEN,
+                    )
+                    updated = ()
+                    for p in tl.static_range(WINDOW_ROWS):
+                        for q in tl.static_range(WINDOW_COLUMNS):
+                            accumulator = accumulators[p * WINDOW_COLUMNS + q]
+                            if (
+                                tap(MODE, TAPS, STEP, p, y) >= 0
+                                and tap(MODE, TAPS, STEP, p, y) < TAPS
+                                and tap(MODE, TAPS, STEP, q, x) >= 0
+                                and tap(MODE, TAPS, STEP, q, x) < TAPS
+                            ):
+                                w = load_weight(
+                                    weight_ptr,
+                                    slot(
+                                        MODE, TAPS, PARITIES, p, q, tap(MODE, TAPS, STEP, p, y), tap(MODE, TAPS, STEP, q, x)
+                                    ),
+                                    first_input,
+                                    inputs,
+                                    outputs,
+                                    channel,
+                                    produced,
+                                    channels,
+                                    produced_channels,
+                                    TRANSPOSED,
+                                    EXACT,
+                                    WIDEN,
+                                )
+                                accumulator = tl.dot(
+                                    h, w, accumulator, input_precision=PRECISION, out_dtype=ACCUMULATE
+                                )
+                            updated += (accumulator,)
+                    accumulators = updated
+    return accumulators
