@@ -1,9 +1,9 @@
-"""Tile sizes and launch options of the kernels, by rule."""
+"""Tile sizes and launch options of the implicit GEMMs: the default by rule, and what may be chosen instead."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import triton
@@ -13,15 +13,44 @@ from .interpreter import INTERPRETED
 
 
 @dataclass(frozen=True)
+class Layer:
+    """What a configuration is chosen by.
+
+    Attributes:
+        kind: which product of a convolution.
+        dtype: of the features.
+        inputs: channels of all sources.
+        outputs: channels of the convolution's output.
+        kernel_size: 1 or 3.
+        stride: 1 or 2.
+        dilation: spacing of the taps.
+        upsample: a source is read at twice its resolution.
+        pool: the result is pooled.
+        pixels: output pixels of one sample before pooling.
+    """
+
+    kind: Literal["forward", "input_gradient", "weight_gradient"]
+    dtype: torch.dtype
+    inputs: int
+    outputs: int
+    kernel_size: int
+    stride: int
+    dilation: int
+    upsample: bool
+    pool: bool
+    pixels: int
+
+
+@dataclass(frozen=True)
 class Config:
     """Tile of an implicit GEMM and how it is launched.
 
     Attributes:
-        block_pixels: windows of output pixels a program computes.
-        block_in: channels of the reduction a step takes.
+        block_pixels: windows of pixels a program computes; of a weight gradient, windows a step sums over.
+        block_in: channels of the reduction a step takes; of a weight gradient, input channels a program computes.
         block_out: output channels a program computes.
-        all_taps: weight gradient only: a program computes all taps, not one.
         window_rows: rows of a window where the operation leaves it open; they share the inputs between them.
+        all_taps: weight gradient only: a program computes all taps, not one.
         warps: warps a program runs on.
         stages: loads in flight ahead of the product.
     """
@@ -35,24 +64,16 @@ class Config:
     stages: int = 2
 
 
-def choose(pixels: int, inputs: int, outputs: int) -> Config:
-    """Return the default configuration for a layer: at least 16 in each direction, as tensor cores need.
-
-    Args:
-        pixels: pixels of one grid of one sample.
-        inputs: channels of the reduction.
-        outputs: output channels.
-    """
+def rule(layer: Layer) -> Config:
+    """Return the default configuration: at least 16 in each direction, as tensor cores need."""
+    inputs, outputs = layer.inputs, layer.outputs
+    if layer.kind == "input_gradient":
+        inputs, outputs = outputs, inputs
     block_out = min(128, max(16, triton.next_power_of_2(outputs)))
     block_in = min(64 if block_out < 128 else 32, max(16, triton.next_power_of_2(inputs)))
     largest = 128 if block_out <= 64 else 64
-    block_pixels = min(largest, max(16, triton.next_power_of_2(pixels)))
+    block_pixels = min(largest, max(16, triton.next_power_of_2(layer.pixels)))
     return Config(block_pixels, block_in, block_out)
-
-
-def choose_weight_gradient(pixels: int, inputs: int, outputs: int, kernel_size: int) -> Config:
-    """Return the default configuration of a weight gradient; see ``choose``."""
-    return choose(pixels, inputs, outputs)
 
 
 def arithmetic(dtype: torch.dtype) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from .config import Config, arithmetic, choose
+from .config import Config, Layer, arithmetic, rule
 from .forward import forward_kernel
 from .launch import launch
 from .pack import pack_weight
@@ -41,7 +41,10 @@ def conv(
     height, width = ((zoom * size - 1) // stride + 1 for size in first.shape[2:])
     check_supported(data, upsample, pool, stride, dilation, out_channels * height * width)
     if config is None:
-        config = choose(height * width, max(x.shape[1] for x in data), out_channels)
+        inputs = sum(x.shape[1] for x in data)
+        config = rule(
+            Layer("forward", first.dtype, inputs, out_channels, taps, stride, dilation, parity, pool, height * width)
+        )
     window_rows, window_columns = (2, 2) if parity or pool else (config.window_rows, 1)
     rows, columns = windows(height, window_rows, dilation, pool), windows(width, window_columns, dilation, pool)
     out_height, out_width = (rows, columns) if pool else (height, width)
@@ -122,9 +125,7 @@ def windows(size: int, window: int, dilation: int, pool: bool) -> int:
     return size // window if pool else dilation * triton.cdiv(size, dilation * window)
 
 
-def is_exact(
-    shape: Sequence[int], window: tuple[int, int], dilation: int, config: Config, reduced: list[int]
-) -> bool:
+def is_exact(shape: Sequence[int], window: tuple[int, int], dilation: int, config: Config, reduced: list[int]) -> bool:
     """Return whether all tiles, windows and channel blocks are complete, so that nothing needs a mask.
 
     Args:

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from .config import Config, accumulation, arithmetic, choose, choose_weight_gradient
+from .config import Config, Layer, accumulation, arithmetic, rule
 from .convolution import empty_image, is_exact, source_arguments, windows
 from .finish import finish_affine, finish_weight, sum_parts
 from .input_gradient import input_gradient_kernel
@@ -57,7 +57,9 @@ def conv_backward(
     grad_data, grad_affine = [x.new_empty(0) for x in data], [v.new_empty(0) for v in affine]
     if needs_sources:
         packed = pack_weight(weight.contiguous(), [x.shape[1] for x in data], upsample, grad.dtype)
-        gradients = input_gradients(raw, data, affine, relu, upsample, packed, weight.shape[2], stride, dilation, config)
+        gradients = input_gradients(
+            raw, data, affine, relu, upsample, packed, weight.shape[2], stride, dilation, config
+        )
         grad_data, grad_affine = ([pair[k] for pair in gradients] for k in (0, 1))
     return (
         raw if has_residual else nothing,
@@ -195,7 +197,20 @@ def _input_gradient(
 ) -> tuple[Tensor, Tensor]:
     samples, channels, height, width = data.shape
     if config is None:
-        config = choose(height * width, grad.shape[1], channels)
+        config = rule(
+            Layer(
+                "input_gradient",
+                grad.dtype,
+                channels,
+                grad.shape[1],
+                kernel_size,
+                stride,
+                dilation,
+                upsample,
+                False,
+                grad.shape[2] * grad.shape[3],
+            )
+        )
     taps, mode, window_rows, window_columns = kernel_size, "flipped", config.window_rows, 1
     if upsample:
         # Each pixel was read by 4x4 outputs through a 3x3 weight, by 2x2 through a 1x1 weight.
@@ -295,7 +310,20 @@ def _weight_gradient_slabs(
     samples, channels, height, width = data.shape
     out_channels, out_height, out_width = grad.shape[1:]
     if config is None:
-        config = choose_weight_gradient(out_height * out_width, channels, out_channels, kernel_size)
+        config = rule(
+            Layer(
+                "weight_gradient",
+                grad.dtype,
+                channels,
+                out_channels,
+                kernel_size,
+                stride,
+                dilation,
+                upsample,
+                False,
+                out_height * out_width,
+            )
+        )
     taps = 2 if upsample and kernel_size == 3 else kernel_size
     slots = taps * taps * (4 if upsample and (taps == 2 or not config.all_taps) else 1)
     window_rows, window_columns = config.window_rows if config.all_taps else 1, 1

@@ -149,9 +149,7 @@ def accumulate(
                     EXACT,
                     WIDEN,
                 )
-                accumulators = (
-                    tl.dot(h, w, accumulators[0], input_precision=PRECISION, out_dtype=ACCUMULATE),
-                )
+                accumulators = (tl.dot(h, w, accumulators[0], input_precision=PRECISION, out_dtype=ACCUMULATE),)
         else:
             for y in tl.static_range(extent(MODE, TAPS, STEP, WINDOW_ROWS)):
                 for x in tl.static_range(extent(MODE, TAPS, STEP, WINDOW_COLUMNS)):
@@ -187,7 +185,13 @@ def accumulate(
                                 w = load_weight(
                                     weight_ptr,
                                     slot(
-                                        MODE, TAPS, PARITIES, p, q, tap(MODE, TAPS, STEP, p, y), tap(MODE, TAPS, STEP, q, x)
+                                        MODE,
+                                        TAPS,
+                                        PARITIES,
+                                        p,
+                                        q,
+                                        tap(MODE, TAPS, STEP, p, y),
+                                        tap(MODE, TAPS, STEP, q, x),
                                     ),
                                     first_input,
                                     inputs,
@@ -200,9 +204,7 @@ def accumulate(
                                     EXACT,
                                     WIDEN,
                                 )
-                                accumulator = tl.dot(
-                                    h, w, accumulator, input_precision=PRECISION, out_dtype=ACCUMULATE
-                                )
+                                accumulator = tl.dot(h, w, accumulator, input_precision=PRECISION, out_dtype=ACCUMULATE)
                             updated += (accumulator,)
                     accumulators = updated
     return accumulators

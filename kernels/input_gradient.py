@@ -3,8 +3,8 @@
 With ``z = (u - center) * scale + shift`` and ``dz = dh [z > 0]`` a program writes ``du = dz * scale`` and, for its
 tile, ``sum dz`` and ``sum dz (u - center)``: the gradients of shift and scale.
 
-A program computes BLOCK_PIXELS windows of the source by BLOCK_OUT of its channels. MODE, see ``implicit_gemm``, says how
-they meet the output's gradient: windows of a convolution of stride 2 are the four parities of (2 i + p, 2 j + q).
+A program computes BLOCK_PIXELS windows of the source by BLOCK_OUT of its channels. MODE, see ``implicit_gemm``, says
+how they meet the output's gradient: windows of a convolution of stride 2 are the four parities of (2 i + p, 2 j + q).
 """
 
 import triton

@@ -56,7 +56,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, multiply_adds: i
     """
     if _observers:
         seen = Launch(kernel, grid, arguments, options, multiply_adds)
-        if not all([observer(seen) for observer in _observers]):
+        answers = [observer(seen) for observer in _observers]
+        if not all(answers):
             return
     first: Tensor = arguments[0]
     if first.is_cuda:

@@ -1,8 +1,8 @@
 """Weights as the kernels read them: one (inputs, outputs) matrix a tap, in the features' dtype.
 
 A 3x3 convolution of a map upsampled by 2 is four 2x2 convolutions of the small map. With taps t = -1, 0, 1 the output
-row 2 i + p reads the small row floor((2 i + p + t) / 2): for p = 0 the rows i - 1, i, i, for p = 1 the rows i, i, i + 1.
-So small tap a of parity p sums the taps from a (1 + p) on, one of them if a == p and two otherwise.
+row 2 i + p reads the small row floor((2 i + p + t) / 2): for p = 0 the rows i - 1, i, i, for p = 1 the rows i, i,
+i + 1. So small tap a of parity p sums the taps from a (1 + p) on, one of them if a == p and two otherwise.
 """
 
 from __future__ import annotations

@@ -14,9 +14,7 @@ _BLOCK_CHANNELS = 16
 
 
 @triton.jit
-def store_statistics(
-    values, masks, count_out, mean_out, m2_out, channel, channels, EXACT: tl.constexpr
-):
+def store_statistics(values, masks, count_out, mean_out, m2_out, channel, channels, EXACT: tl.constexpr):
     """Store count, mean and M2 of this program's tile, given as a tuple of (pixels, channels) blocks.
 
     Two passes over the tile in registers: the mean, then the squares of the deviations from it.

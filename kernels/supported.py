@@ -7,7 +7,9 @@ from torch import Tensor
 _LARGEST_SAMPLE = 2**31
 
 
-def check_supported(data: list[Tensor], upsample: list[bool], pool: bool, stride: int, dilation: int, sample_size: int) -> None:
+def check_supported(
+    data: list[Tensor], upsample: list[bool], pool: bool, stride: int, dilation: int, sample_size: int
+) -> None:
     """Raise a ``NotImplementedError`` that names what the kernels cannot do.
 
     Args:

@@ -1,7 +1,7 @@
 """Weights of a 3x3 convolution of a map upsampled by 2, as four 2x2 convolutions of the small map.
 
-With taps t = -1, 0, 1 the output row 2i + p reads the small row floor((2i + p + t) / 2): for p = 0 the rows i - 1, i, i,
-for p = 1 the rows i, i, i + 1.
+With taps t = -1, 0, 1 the output row 2i + p reads the small row floor((2i + p + t) / 2): for p = 0 the rows i - 1, i,
+i, for p = 1 the rows i, i, i + 1.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Convolution of one source, with nearest x2 upsampling turned into work on the small map.
 
-A 3x3 convolution of a map upsampled by 2 is four 2x2 convolutions of the small map, see ``parity``: 4 taps do the work of
-9. A 1x1 convolution commutes with the upsampling.
+A 3x3 convolution of a map upsampled by 2 is four 2x2 convolutions of the small map, see ``parity``: 4 taps do the work
+of 9. A 1x1 convolution commutes with the upsampling.
 """
 
 from __future__ import annotations
