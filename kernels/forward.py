@@ -1,43 +1,16 @@
 """BN-ReLU-convolution: sources are normalised as they are read, the result is finished as it is written.
 
-A program computes BLOCK_PIXELS windows of one sample by BLOCK_OUT channels; ``rows x columns`` windows cover the
-output. A window is one of
-
-* WINDOW_ROWS x WINDOW_COLUMNS pixels that lie ``dilation`` apart, so that they share inputs. Windows then come in
-  groups of ``dilation`` along each axis: window i starts at row i // dilation * dilation * WINDOW_ROWS + i % dilation;
-* with PARITIES (a source is upsampled) the four pixels (2 i + p, 2 j + q) that one small pixel spreads to;
-* with POOL the four pixels of which the maximum is written.
+A program computes BLOCK_PIXELS windows, see ``window``, of one sample by BLOCK_OUT channels; ``rows x columns`` windows
+cover the output.
 """
 
 import triton
 import triton.language as tl
 
-from .implicit_gemm import accumulate, zero_accumulators
+from .implicit_gemm import accumulate_sources
 from .statistics import store_statistics
 from .tile import load_block, load_vector, store_block
-
-
-@triton.jit
-def window_start(index, dilation, WINDOW: tl.constexpr):
-    """Return the first row (or column) of the windows ``index``."""
-    if WINDOW == 1:
-        start = index
-    else:
-        start = index // dilation * (dilation * WINDOW) + index % dilation
-    return start
-
-
-@triton.jit
-def first_input_pixel(index, start, stride, dilation, TAPS: tl.constexpr, UPSAMPLE: tl.constexpr):
-    """Return the row (or column) of a source under the first tap of the windows' first position.
-
-    An upsampled source is read by two taps for each parity, from one small pixel before on.
-    """
-    if UPSAMPLE:
-        first = index - (TAPS - 1)
-    else:
-        first = start * stride - dilation * (TAPS // 2)
-    return first
+from .window import window_start
 
 
 @triton.jit
@@ -105,81 +78,50 @@ def forward_kernel(
     column = window_start(column_index, dilation, WINDOW_COLUMNS)
     out_channel = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     dtype: tl.constexpr = output_out.dtype.element_ty
-    inputs = channels
-    if TAPS2 > 0:
-        inputs += channels2
-
-    accumulators = zero_accumulators(WINDOW_ROWS * WINDOW_COLUMNS, BLOCK_PIXELS, BLOCK_OUT, ACCUMULATE)
-    accumulators = accumulate(
-        accumulators,
+    accumulators = accumulate_sources(
         data_ptr,
         affine_ptr,
-        weight_ptr,
-        sample,
-        samples,
-        first_input_pixel(row_index, row, stride, dilation, TAPS, UPSAMPLE),
-        first_input_pixel(column_index, column, stride, dilation, TAPS, UPSAMPLE),
-        wanted,
-        out_channel,
         height,
         width,
         channels,
+        data2_ptr,
+        affine2_ptr,
+        height2,
+        width2,
+        channels2,
+        weight_ptr,
+        sample,
+        samples,
+        row_index,
+        column_index,
+        row,
+        column,
+        wanted,
+        out_channel,
         out_channels,
-        0,
-        inputs,
         out_channels,
+        stride,
         dilation,
-        "forward",
         TAPS,
-        0 if UPSAMPLE and TAPS == 1 else STEP,
-        UPSAMPLE and TAPS == 2,
+        TAPS2,
+        UPSAMPLE,
+        UPSAMPLE2,
+        AFFINE,
+        AFFINE2,
+        RELU,
+        RELU2,
         WINDOW_ROWS,
         WINDOW_COLUMNS,
-        AFFINE,
-        RELU,
+        STEP,
+        BLOCK_PIXELS,
         BLOCK_IN,
+        BLOCK_OUT,
         EXACT,
         ACCUMULATE,
         PRECISION,
         PACKED,
         WIDEN,
     )
-    if TAPS2 > 0:
-        accumulators = accumulate(
-            accumulators,
-            data2_ptr,
-            affine2_ptr,
-            weight_ptr,
-            sample,
-            samples,
-            first_input_pixel(row_index, row, stride, dilation, TAPS2, UPSAMPLE2),
-            first_input_pixel(column_index, column, stride, dilation, TAPS2, UPSAMPLE2),
-            wanted,
-            out_channel,
-            height2,
-            width2,
-            channels2,
-            out_channels,
-            channels,
-            inputs,
-            out_channels,
-            dilation,
-            "forward",
-            TAPS2,
-            0 if UPSAMPLE2 and TAPS2 == 1 else STEP,
-            UPSAMPLE2 and TAPS2 == 2,
-            WINDOW_ROWS,
-            WINDOW_COLUMNS,
-            AFFINE2,
-            RELU2,
-            BLOCK_IN,
-            EXACT,
-            ACCUMULATE,
-            PRECISION,
-            PACKED,
-            WIDEN,
-        )
-
     if bias_ptr is not None:
         bias = load_vector(bias_ptr, out_channel, out_channels, EXACT).to(ACCUMULATE)[None, :]
         finished = ()
@@ -231,4 +173,4 @@ def forward_kernel(
                 masks += (mask,)
                 values += (written.to(ACCUMULATE),)
     if mean_out is not None:
-        store_statistics(values, masks, count_out, mean_out, m2_out, out_channel, out_channels, EXACT)
+        store_statistics(values, masks, count_out, mean_out, m2_out, tl.program_id(0), out_channel, out_channels, EXACT)

@@ -58,7 +58,7 @@ def conv_backward(
     if needs_sources:
         packed = pack_weight(weight.contiguous(), [x.shape[1] for x in data], upsample, grad.dtype)
         gradients = input_gradients(
-            raw, data, affine, relu, upsample, packed, weight.shape[2], stride, dilation, config
+            raw[None], data, affine, relu, upsample, packed, weight.shape[2], stride, [dilation], config
         )
         grad_data, grad_affine = ([pair[k] for pair in gradients] for k in (0, 1))
     return (
@@ -156,21 +156,21 @@ def input_gradients(
     packed: Tensor,
     kernel_size: int,
     stride: int,
-    dilation: int,
+    dilation: list[int],
     config: Config | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """Return the gradients of data and affine (empty if there is none) of every source.
 
     Args:
-        grad: gradient of the raw convolution result, channels-last.
+        grad: gradients of the raw results of all branches (B, N, C_out, H, W), each channels-last; usually one branch.
         data: the sources (N, C, H, W), channels-last.
         affine: (3, N, C) of each, or empty.
         relu: whether each was read through a ReLU.
         upsample: whether each was read at twice its resolution.
-        packed: the weight, see ``pack_weight``.
+        packed: the branches' weights side by side, see ``pack_weight``.
         kernel_size: 1 or 3.
-        stride: of the convolution.
-        dilation: of the convolution.
+        stride: of the convolutions.
+        dilation: of each branch.
         config: tile, or ``None`` for the rule's.
     """
     results, first_input = [], 0
@@ -192,32 +192,36 @@ def _input_gradient(
     first_input: int,
     kernel_size: int,
     stride: int,
-    dilation: int,
+    dilation: list[int],
     config: Config | None,
 ) -> tuple[Tensor, Tensor]:
     samples, channels, height, width = data.shape
+    grad_channels = grad.shape[2]
     if config is None:
         config = rule(
             Layer(
                 "input_gradient",
                 grad.dtype,
                 channels,
-                grad.shape[1],
+                grad_channels,
                 kernel_size,
                 stride,
-                dilation,
+                max(dilation),
                 upsample,
                 False,
-                grad.shape[2] * grad.shape[3],
+                grad.shape[3] * grad.shape[4],
             )
         )
-    taps, mode, window_rows, window_columns = kernel_size, "flipped", config.window_rows, 1
+    taps, mode, window_rows, window_columns = kernel_size, "flipped", config.window_rows if len(dilation) == 1 else 1, 1
     if upsample:
         # Each pixel was read by 4x4 outputs through a 3x3 weight, by 2x2 through a 1x1 weight.
         taps, mode, window_rows = 4 if kernel_size == 3 else 2, "spread", 1
     elif stride == 2:
         mode, window_rows, window_columns = "strided", 2, 2
-    rows, columns = windows(height, window_rows, dilation, False), windows(width, window_columns, dilation, False)
+    rows, columns = (
+        windows(height, window_rows, dilation[0], False),
+        windows(width, window_columns, dilation[0], False),
+    )
     tiles = triton.cdiv(rows * columns, config.block_pixels)
     has_affine = affine.numel() > 0
     result = torch.empty_like(data)
@@ -236,15 +240,15 @@ def _input_gradient(
         rows,
         columns,
         tiles,
-        *grad.shape[2:],
-        grad.shape[1],
+        *grad.shape[3:],
+        grad_channels,
         height,
         width,
         channels,
         first_input,
         packed.shape[1],
-        dilation,
         multiply_adds=grad.numel() * channels * (4 if upsample and kernel_size == 3 else kernel_size**2),
+        DILATIONS=tuple(dilation),
         MODE=mode,
         TAPS=taps,
         RELU=relu,
@@ -253,7 +257,7 @@ def _input_gradient(
         BLOCK_PIXELS=config.block_pixels,
         BLOCK_IN=config.block_in,
         BLOCK_OUT=config.block_out,
-        EXACT=is_exact(data.shape, (window_rows, window_columns), dilation, config, [grad.shape[1]]),
+        EXACT=is_exact(data.shape, (window_rows, window_columns), dilation[0], config, [grad_channels]),
         num_warps=config.warps,
         num_stages=config.stages,
         **arithmetic(grad.dtype),

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from .operand import load_activated, load_read_affine, load_weight
+from .window import first_input_pixel
 
 
 @triton.constexpr_function
@@ -150,6 +151,46 @@ def accumulate(
                     WIDEN,
                 )
                 accumulators = (tl.dot(h, w, accumulators[0], input_precision=PRECISION, out_dtype=ACCUMULATE),)
+        elif TAPS == 1 and STEP == 0:
+            # An upsampled source under a 1x1 weight: one product for all positions.
+            h = load_activated(
+                data_ptr,
+                first_row,
+                first_column,
+                wanted,
+                channel,
+                height,
+                width,
+                channels,
+                center,
+                scale,
+                shift,
+                AFFINE,
+                RELU,
+                EXACT,
+                ACCUMULATE,
+                PACKED,
+                WIDEN,
+            )
+            w = load_weight(
+                weight_ptr,
+                0,
+                first_input,
+                inputs,
+                outputs,
+                channel,
+                produced,
+                channels,
+                produced_channels,
+                TRANSPOSED,
+                EXACT,
+                WIDEN,
+            )
+            product = tl.dot(h, w, input_precision=PRECISION, out_dtype=ACCUMULATE)
+            updated = ()
+            for p in tl.static_range(WINDOW_ROWS * WINDOW_COLUMNS):
+                updated += (accumulators[p] + product,)
+            accumulators = updated
         else:
             for y in tl.static_range(extent(MODE, TAPS, STEP, WINDOW_ROWS)):
                 for x in tl.static_range(extent(MODE, TAPS, STEP, WINDOW_COLUMNS)):
@@ -207,4 +248,130 @@ def accumulate(
                                 accumulator = tl.dot(h, w, accumulator, input_precision=PRECISION, out_dtype=ACCUMULATE)
                             updated += (accumulator,)
                     accumulators = updated
+    return accumulators
+
+
+@triton.jit
+def accumulate_sources(
+    data_ptr,
+    affine_ptr,
+    height,
+    width,
+    channels,
+    data2_ptr,
+    affine2_ptr,
+    height2,
+    width2,
+    channels2,
+    weight_ptr,
+    sample,
+    samples,
+    row_index,
+    column_index,
+    row,
+    column,
+    wanted,
+    out_channel,
+    out_channels,
+    packed_outputs,
+    stride,
+    dilation,
+    TAPS: tl.constexpr,
+    TAPS2: tl.constexpr,
+    UPSAMPLE: tl.constexpr,
+    UPSAMPLE2: tl.constexpr,
+    AFFINE: tl.constexpr,
+    AFFINE2: tl.constexpr,
+    RELU: tl.constexpr,
+    RELU2: tl.constexpr,
+    WINDOW_ROWS: tl.constexpr,
+    WINDOW_COLUMNS: tl.constexpr,
+    STEP: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    EXACT: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PACKED: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    """Return the convolution of one or, unless ``TAPS2 == 0``, two sources at windows that start at (row, column).
+
+    ``TAPS`` is 2 for a 3x3 weight on an upsampled source. The weight is packed (slots, inputs, packed_outputs) with
+    the inputs of both sources.
+    """
+    inputs = channels
+    if TAPS2 > 0:
+        inputs += channels2
+    accumulators = zero_accumulators(WINDOW_ROWS * WINDOW_COLUMNS, BLOCK_PIXELS, BLOCK_OUT, ACCUMULATE)
+    accumulators = accumulate(
+        accumulators,
+        data_ptr,
+        affine_ptr,
+        weight_ptr,
+        sample,
+        samples,
+        first_input_pixel(row_index, row, stride, dilation, TAPS, UPSAMPLE),
+        first_input_pixel(column_index, column, stride, dilation, TAPS, UPSAMPLE),
+        wanted,
+        out_channel,
+        height,
+        width,
+        channels,
+        out_channels,
+        0,
+        inputs,
+        packed_outputs,
+        dilation,
+        "forward",
+        TAPS,
+        0 if UPSAMPLE and TAPS == 1 else STEP,
+        UPSAMPLE and TAPS == 2,
+        WINDOW_ROWS,
+        WINDOW_COLUMNS,
+        AFFINE,
+        RELU,
+        BLOCK_IN,
+        EXACT,
+        ACCUMULATE,
+        PRECISION,
+        PACKED,
+        WIDEN,
+    )
+    if TAPS2 > 0:
+        accumulators = accumulate(
+            accumulators,
+            data2_ptr,
+            affine2_ptr,
+            weight_ptr,
+            sample,
+            samples,
+            first_input_pixel(row_index, row, stride, dilation, TAPS2, UPSAMPLE2),
+            first_input_pixel(column_index, column, stride, dilation, TAPS2, UPSAMPLE2),
+            wanted,
+            out_channel,
+            height2,
+            width2,
+            channels2,
+            out_channels,
+            channels,
+            inputs,
+            packed_outputs,
+            dilation,
+            "forward",
+            TAPS2,
+            0 if UPSAMPLE2 and TAPS2 == 1 else STEP,
+            UPSAMPLE2 and TAPS2 == 2,
+            WINDOW_ROWS,
+            WINDOW_COLUMNS,
+            AFFINE2,
+            RELU2,
+            BLOCK_IN,
+            EXACT,
+            ACCUMULATE,
+            PRECISION,
+            PACKED,
+            WIDEN,
+        )
     return accumulators

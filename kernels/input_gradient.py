@@ -10,10 +10,10 @@ how they meet the output's gradient: windows of a convolution of stride 2 are th
 import triton
 import triton.language as tl
 
-from .forward import window_start
 from .implicit_gemm import accumulate, zero_accumulators
 from .operand import load_affine
 from .tile import load_block, store_block
+from .window import select, window_start
 
 
 @triton.jit
@@ -49,7 +49,7 @@ def input_gradient_kernel(
     channels,
     first_input,
     inputs,
-    dilation,
+    DILATIONS: tl.constexpr,
     MODE: tl.constexpr,
     TAPS: tl.constexpr,
     RELU: tl.constexpr,
@@ -66,50 +66,59 @@ def input_gradient_kernel(
 ):
     """Compute a tile of the gradient of a source (height, width, channels), in ``rows x columns`` windows.
 
-    The source's channels are the packed weight's inputs from ``first_input`` on.
+    The source's channels are the packed weight's inputs from ``first_input`` on. The output's gradient may have several
+    branches, one for each of DILATIONS, all of which have read this source; branch k has the weight's outputs from
+    k grad_channels on.
     """
     sample = tl.program_id(0) // tiles
     index = (tl.program_id(0) % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     wanted = index < rows * columns
     row_index, column_index = index // columns, index % columns
-    row = window_start(row_index, dilation, WINDOW_ROWS)
-    column = window_start(column_index, dilation, WINDOW_COLUMNS)
     channel = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     grads = zero_accumulators(WINDOW_ROWS * WINDOW_COLUMNS, BLOCK_PIXELS, BLOCK_OUT, ACCUMULATE)
-    grads = accumulate(
-        grads,
-        grad_ptr,
-        None,
-        weight_ptr,
-        sample,
-        samples,
-        first_gradient_pixel(row_index, row, dilation, MODE, TAPS),
-        first_gradient_pixel(column_index, column, dilation, MODE, TAPS),
-        wanted,
-        channel,
-        grad_height,
-        grad_width,
-        grad_channels,
-        channels,
-        first_input,
-        inputs,
-        grad_channels,
-        dilation,
-        MODE,
-        TAPS,
-        1,
-        False,
-        WINDOW_ROWS,
-        WINDOW_COLUMNS,
-        False,
-        False,
-        BLOCK_IN,
-        EXACT,
-        ACCUMULATE,
-        PRECISION,
-        PACKED,
-        WIDEN,
-    )
+    grad_size = tl.cast(samples, tl.int64) * grad_height * grad_width * grad_channels
+    for branch in range(len(DILATIONS)):
+        dilation = select(branch, DILATIONS, tl.int32)
+        row = window_start(row_index, dilation, WINDOW_ROWS)
+        column = window_start(column_index, dilation, WINDOW_COLUMNS)
+        grads = accumulate(
+            grads,
+            grad_ptr + branch * grad_size,
+            None,
+            weight_ptr + branch * grad_channels,
+            sample,
+            samples,
+            first_gradient_pixel(row_index, row, dilation, MODE, TAPS),
+            first_gradient_pixel(column_index, column, dilation, MODE, TAPS),
+            wanted,
+            channel,
+            grad_height,
+            grad_width,
+            grad_channels,
+            channels,
+            first_input,
+            inputs,
+            len(DILATIONS) * grad_channels,
+            dilation,
+            MODE,
+            TAPS,
+            1,
+            False,
+            WINDOW_ROWS,
+            WINDOW_COLUMNS,
+            False,
+            False,
+            BLOCK_IN,
+            EXACT,
+            ACCUMULATE,
+            PRECISION,
+            PACKED,
+            WIDEN,
+        )
+    # Windows of more than one pixel are of a single branch.
+    dilation: tl.constexpr = DILATIONS[0]
+    row = window_start(row_index, dilation, WINDOW_ROWS)
+    column = window_start(column_index, dilation, WINDOW_COLUMNS)
     base = sample.to(tl.int64) * height * width * channels
     center, scale, shift = 0.0, 1.0, 0.0
     if affine_ptr is not None:

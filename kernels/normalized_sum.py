@@ -1,17 +1,159 @@
-"""Launchers of the sum of normalised convolutions, with the schemas of ``conv_norm_sum`` and its backward.
-
-The convolutions and their gradients are the kernels'; the arithmetic between them, a few passes over one image, is
-PyTorch's.
-"""
+"""Launchers of the sum of normalised convolutions, with the schemas of ``conv_norm_sum`` and its backward."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
 import torch
+import triton
 from torch import Tensor
 
-from .convolution import conv
+from .branches import branch_kernel
+from .config import Config, Layer, arithmetic, rule
+from .convolution import empty_image, is_exact, source_arguments, windows
+from .finish import sum_parts
 from .gradients import input_gradients, weight_gradient
+from .launch import launch
 from .pack import pack_weight
+from .statistics import merge_statistics
+from .supported import check_supported
+
+
+@dataclass(frozen=True)
+class _Branches:
+    """Sources, branches and sizes that all passes share; see the operation's arguments."""
+
+    data: list[Tensor]
+    affine: list[Tensor]
+    relu: list[bool]
+    upsample: list[bool]
+    weight: list[Tensor]
+    bias: list[Tensor]
+    stride: int
+    dilation: list[int]
+    eps: list[float]
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the result."""
+        zoom = 2 if self.upsample[0] else 1
+        height, width = ((zoom * size - 1) // self.stride + 1 for size in self.data[0].shape[2:])
+        return height, width
+
+    @cached_property
+    def outputs(self) -> int:
+        """Output channels of a branch."""
+        return self.weight[0].shape[0]
+
+    @cached_property
+    def packed(self) -> Tensor:
+        """Weights of all branches side by side."""
+        weight = self.weight[0].contiguous() if len(self.weight) == 1 else torch.cat(self.weight)
+        return pack_weight(weight, [x.shape[1] for x in self.data], self.upsample, self.data[0].dtype)
+
+    @cached_property
+    def biases(self) -> Tensor:
+        """(branches, outputs)."""
+        return self.bias[0][None] if len(self.bias) == 1 else torch.stack(self.bias)
+
+    def check(self) -> None:
+        """Raise where the kernels cannot compute this."""
+        height, width = self.size
+        size = self.outputs * height * width
+        check_supported(self.data, self.upsample, False, self.stride, max(self.dilation), size)
+
+    def config(self) -> Config:
+        """Return the tile of a pass."""
+        first, kernel_size = self.data[0], self.weight[0].shape[2]
+        inputs = sum(x.shape[1] for x in self.data)
+        height, width = self.size
+        return rule(
+            Layer(
+                "forward",
+                first.dtype,
+                inputs,
+                self.outputs,
+                kernel_size,
+                self.stride,
+                max(self.dilation),
+                any(self.upsample),
+                False,
+                height * width,
+            )
+        )
+
+    def tiles(self, config: Config) -> tuple[int, int, int]:
+        """Return rows and columns of windows, and how many tiles cover them."""
+        height, width = self.size
+        window_rows, window_columns = (2, 2) if any(self.upsample) else (config.window_rows, 1)
+        # Branches of different dilation have differently many windows; a program without any does nothing.
+        rows = max(windows(height, window_rows, rate, False) for rate in self.dilation)
+        columns = max(windows(width, window_columns, rate, False) for rate in self.dilation)
+        return rows, columns, triton.cdiv(rows * columns, config.block_pixels)
+
+    def run(self, name: str, config: Config, batch_statistics: bool = True, **tensors: Tensor) -> None:
+        """Launch one pass; ``tensors`` by the names of the kernel's pointers."""
+        data, last = self.data, len(self.data) - 1
+        second = last == 1
+        (height, width), samples = self.size, data[0].shape[0]
+        window = (2, 2) if any(self.upsample) else (config.window_rows, 1)
+        rows, columns, tiles = self.tiles(config)
+        kernel_size, count = self.weight[0].shape[2], len(self.weight)
+        reads = [2 if up and kernel_size == 3 else kernel_size for up in self.upsample]
+        exact = all(
+            is_exact((samples, self.outputs, height, width), window, rate, config, [x.shape[1] for x in data])
+            and windows(height, window[0], rate, False) == rows
+            for rate in self.dilation
+        )
+        pointers = ("gamma_ptr", "beta_ptr", "mean_ptr", "variance_ptr", "grad_ptr", "grad_sum_ptr")
+        results = ("count_out", "tile_mean_out", "tile_m2_out", "total_out", "tile_sum_out", "grad_branch_out")
+        launch(
+            branch_kernel,
+            (samples * tiles, triton.cdiv(self.outputs, config.block_out), 1 if name == "sum" else count),
+            *source_arguments(data[0], self.affine[0]),
+            *(source_arguments(data[1], self.affine[1]) if second else (None, None, 0, 0, 0)),
+            self.packed,
+            self.biases,
+            *(tensors.get(pointer) for pointer in pointers + results),
+            samples,
+            rows,
+            columns,
+            tiles,
+            height,
+            width,
+            self.outputs,
+            self.stride,
+            multiply_adds=count
+            * samples
+            * self.outputs
+            * height
+            * width
+            * sum(x.shape[1] * read**2 for x, read in zip(data, reads, strict=True)),
+            DILATIONS=tuple(self.dilation),
+            EPS=tuple(self.eps),
+            PASS=name,
+            BATCH_STATISTICS=batch_statistics,
+            TAPS=reads[0],
+            TAPS2=reads[1] if second else 0,
+            UPSAMPLE=self.upsample[0],
+            UPSAMPLE2=second and self.upsample[1],
+            AFFINE=self.affine[0].numel() > 0,
+            AFFINE2=self.affine[last].numel() > 0,
+            RELU=self.relu[0],
+            RELU2=self.relu[last],
+            WINDOW_ROWS=window[0],
+            WINDOW_COLUMNS=window[1],
+            STEP=self.stride,
+            BLOCK_PIXELS=config.block_pixels,
+            BLOCK_IN=config.block_in,
+            BLOCK_OUT=config.block_out,
+            EXACT=exact,
+            num_warps=config.warps,
+            num_stages=config.stages,
+            **arithmetic(data[0].dtype),
+        )
 
 
 def conv_norm_sum(
@@ -28,26 +170,39 @@ def conv_norm_sum(
     eps: list[float],
     running_mean: Tensor | None,
     running_var: Tensor | None,
+    config: Config | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum over branches, and the mean and variance (branches, C) each branch was normalised with."""
-    total: Tensor | None = None
-    means, variances = [], []
-    for k, (w, b, rate) in enumerate(zip(weight, bias, dilation, strict=True)):
-        from_batch = running_mean is None or running_var is None
-        branch, sample_mean, sample_m2, _ = conv(
-            data, affine, relu, upsample, w, b, stride, rate, None, None, None, False, from_batch
-        )
-        if running_mean is None or running_var is None:
-            mean, variance = _merge_samples(sample_mean, sample_m2, branch.shape[2] * branch.shape[3])
-        else:
-            mean, variance = running_mean[k], running_var[k]
-        scale = _as_image(gamma[k] * torch.rsqrt(variance + eps[k]))
-        normalised = (branch - _as_image(mean)).mul_(scale).add_(_as_image(beta[k]))
-        total = normalised if total is None else total.add_(normalised)
-        means.append(mean)
-        variances.append(variance)
-    assert total is not None
-    return total.to(data[0].dtype), torch.stack(means), torch.stack(variances)
+    branches = _Branches(data, affine, relu, upsample, weight, bias, stride, dilation, eps)
+    branches.check()
+    config = config or branches.config()
+    if running_mean is None or running_var is None:
+        mean, variance = _batch_statistics(branches, config)
+    else:
+        # Not the arguments themselves: an operation's results may not be its operands.
+        mean, variance = running_mean.clone(), running_var.clone()
+    height, width = branches.size
+    total = empty_image(data[0], branches.outputs, height, width, data[0].dtype)
+    branches.run(
+        "sum",
+        replace(config, window_rows=1),
+        gamma_ptr=gamma,
+        beta_ptr=beta,
+        mean_ptr=mean,
+        variance_ptr=variance,
+        total_out=total,
+    )
+    return total, mean, variance
+
+
+def _batch_statistics(branches: _Branches, config: Config) -> tuple[Tensor, Tensor]:
+    first, count = branches.data[0], len(branches.weight)
+    parts = first.shape[0] * branches.tiles(config)[2]
+    number = first.new_empty((count, parts), dtype=torch.int32)
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    tile_mean, tile_m2 = first.new_empty((2, count, parts, branches.outputs), dtype=dtype)
+    branches.run("statistics", config, count_out=number, tile_mean_out=tile_mean, tile_m2_out=tile_m2)
+    return merge_statistics(number, tile_mean, tile_m2, variance=True)
 
 
 def conv_norm_sum_backward(
@@ -67,58 +222,76 @@ def conv_norm_sum_backward(
     batch_statistics: bool,
     needs_sources: bool,
     needs_weight: bool,
+    config: Config | None = None,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
-    """Return the gradients of data, affine, weight, bias, gamma and beta; the branches are computed once more."""
+    """Return the gradients of data, affine, weight, bias, gamma and beta; the branches are computed twice more."""
+    branches = _Branches(data, affine, relu, upsample, weight, bias, stride, dilation, eps)
+    branches.check()
+    chosen = config or branches.config()
     grad = grad.contiguous(memory_format=torch.channels_last)
-    wide = grad.to(mean.dtype)
-    grad_beta = wide.sum(dim=(0, 2, 3))
-    count = grad.numel() // grad.shape[1]
-    sources: list[tuple[Tensor, Tensor]] = []
-    grad_weights, grad_biases, grad_gammas = [], [], []
-    for k, (w, b, rate) in enumerate(zip(weight, bias, dilation, strict=True)):
-        branch = conv(data, affine, relu, upsample, w, b, stride, rate, None, None, None, False, False)[0]
-        rstd = torch.rsqrt(variance[k] + eps[k])
-        normalised = (branch - _as_image(mean[k])).mul_(_as_image(rstd))
-        grad_gamma = (wide * normalised).sum(dim=(0, 2, 3))
-        centered = wide
-        if batch_statistics:
-            centered = normalised.mul_(_as_image(-grad_gamma / count)).sub_(_as_image(grad_beta / count)).add_(wide)
-        grad_branch = (centered * _as_image(gamma[k] * rstd)).to(grad.dtype)
-        reads = (data, affine, relu, upsample)
-        if needs_weight:
-            grad_weights.append(weight_gradient(grad_branch, *reads, w, stride, rate))
-        else:
-            grad_weights.append(w.new_empty(0))
-        if needs_sources:
-            packed = pack_weight(w.contiguous(), [x.shape[1] for x in data], upsample, grad.dtype)
-            gradients = input_gradients(grad_branch, *reads, packed, w.shape[2], stride, rate)
-            sources = (
-                [
-                    (total[0].add_(more[0]), total[1].add_(more[1]))
-                    for total, more in zip(sources, gradients, strict=True)
-                ]
-                if sources
-                else gradients
-            )
-        grad_biases.append(grad_branch.to(mean.dtype).sum(dim=(0, 2, 3)).to(b.dtype))
-        grad_gammas.append(grad_gamma)
-    if not needs_sources:
-        sources = [(x.new_empty(0), v.new_empty(0)) for x, v in zip(data, affine, strict=True)]
+    vectors: dict[str, Any] = {"mean_ptr": mean, "variance_ptr": variance, "grad_ptr": grad}
+    parts = grad.shape[0] * branches.tiles(chosen)[2]
+    count, outputs = len(weight), branches.outputs
+    tile_sums = grad.new_empty((count * 2, parts, outputs), dtype=mean.dtype)
+    branches.run("reduction", chosen, tile_sum_out=tile_sums, **vectors)
+    sums = sum_parts(tile_sums, mean.dtype).view(count, 2, outputs)
+    height, width = branches.size
+    # A leading dimension of branches before an image in channels-last layout.
+    grad_branches = grad.new_empty((count, grad.shape[0], height, width, outputs)).permute(0, 1, 4, 2, 3)
+    branches.run(
+        "gradient",
+        chosen,
+        batch_statistics,
+        gamma_ptr=gamma,
+        grad_sum_ptr=sums,
+        grad_branch_out=grad_branches,
+        **vectors,
+    )
     return (
-        [grad_data for grad_data, _ in sources],
-        [grad_affine for _, grad_affine in sources],
-        grad_weights,
-        grad_biases,
-        torch.stack(grad_gammas),
-        grad_beta.repeat(len(weight), 1),
+        *_source_gradients(branches, grad_branches, needs_sources, config),
+        _weight_gradients(branches, grad_branches, needs_weight, config),
+        _bias_gradients(branches, sums, gamma, variance, batch_statistics),
+        sums[:, 0].clone(),
+        sums[:, 1].clone(),
     )
 
 
-def _merge_samples(mean: Tensor, m2: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance (C) over samples of equal size, by Chan's formula."""
-    merged = mean.mean(dim=0)
-    return merged, m2.mean(dim=0) / pixels + (mean - merged).square().mean(dim=0)
+def _source_gradients(
+    branches: _Branches, grad_branches: Tensor, wanted: bool, config: Config | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    data, affine = branches.data, branches.affine
+    if not wanted:
+        return [x.new_empty(0) for x in data], [v.new_empty(0) for v in affine]
+    gradients = input_gradients(
+        grad_branches,
+        data,
+        affine,
+        branches.relu,
+        branches.upsample,
+        branches.packed,
+        branches.weight[0].shape[2],
+        branches.stride,
+        branches.dilation,
+        config,
+    )
+    return [grad_data for grad_data, _ in gradients], [grad_affine for _, grad_affine in gradients]
 
 
-def _as_image(vector: Tensor) -> Tensor:
-    return vector[:, None, None]
+def _weight_gradients(branches: _Branches, grad_branches: Tensor, wanted: bool, config: Config | None) -> list[Tensor]:
+    if not wanted:
+        return [w.new_empty(0) for w in branches.weight]
+    reads = (branches.data, branches.affine, branches.relu, branches.upsample)
+    return [
+        weight_gradient(grad, *reads, w, branches.stride, rate, config)
+        for grad, w, rate in zip(grad_branches, branches.weight, branches.dilation, strict=True)
+    ]
+
+
+def _bias_gradients(
+    branches: _Branches, sums: Tensor, gamma: Tensor, variance: Tensor, batch_statistics: bool
+) -> list[Tensor]:
+    """A bias in front of a BatchNorm with batch statistics has no effect: its gradient is 0 exactly."""
+    if batch_statistics:
+        return [torch.zeros_like(b) for b in branches.bias]
+    rows = zip(branches.bias, gamma, variance, branches.eps, sums[:, 1], strict=True)
+    return [(total * g * torch.rsqrt(v + eps)).to(b.dtype) for b, g, v, eps, total in rows]

@@ -14,8 +14,8 @@ _BLOCK_CHANNELS = 16
 
 
 @triton.jit
-def store_statistics(values, masks, count_out, mean_out, m2_out, channel, channels, EXACT: tl.constexpr):
-    """Store count, mean and M2 of this program's tile, given as a tuple of (pixels, channels) blocks.
+def store_statistics(values, masks, count_out, mean_out, m2_out, tile, channel, channels, EXACT: tl.constexpr):
+    """Store count, mean and M2 of a tile, given as a tuple of (pixels, channels) blocks.
 
     Two passes over the tile in registers: the mean, then the squares of the deviations from it.
     """
@@ -37,11 +37,11 @@ def store_statistics(values, masks, count_out, mean_out, m2_out, channel, channe
             deviation = tl.where(masks[p], deviation, 0.0)
         squares += deviation * deviation
     within = channel < channels
-    statistic = tl.program_id(0) * channels + channel
+    statistic = tile * channels + channel
     tl.store(mean_out + statistic, mean, mask=within)
     tl.store(m2_out + statistic, tl.sum(squares, axis=0), mask=within)
     if tl.program_id(1) == 0:
-        tl.store(count_out + tl.program_id(0), number)
+        tl.store(count_out + tile, number)
 
 
 @triton.jit
@@ -55,11 +55,13 @@ def merge_statistics_kernel(
     channels,
     BLOCK_PARTS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
+    VARIANCE: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
     """Merge (groups, parts, channels) statistics of one group and a block of channels.
 
     mean = sum(count_k mean_k) / sum(count_k), M2 = sum(M2_k + count_k (mean_k - mean)^2); counts are (groups, parts).
+    With VARIANCE the latter is divided by sum(count_k).
     """
     group = tl.program_id(0)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
@@ -83,16 +85,22 @@ def merge_statistics_kernel(
         deviation = tl.load(tile_mean_ptr + offset, mask=mask, other=0.0) - mean[None, :]
         squares += tl.load(tile_m2_ptr + offset, mask=mask, other=0.0) + count[:, None] * deviation * deviation
     tl.store(mean_out + group * channels + channel, mean, mask=within)
-    tl.store(m2_out + group * channels + channel, tl.sum(squares, axis=0), mask=within)
+    m2 = tl.sum(squares, axis=0)
+    if VARIANCE:
+        m2 /= tl.sum(counted, axis=0)
+    tl.store(m2_out + group * channels + channel, m2, mask=within)
 
 
-def merge_statistics(count: Tensor, tile_mean: Tensor, tile_m2: Tensor) -> tuple[Tensor, Tensor]:
+def merge_statistics(
+    count: Tensor, tile_mean: Tensor, tile_m2: Tensor, variance: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return mean and M2 (groups, channels) of (groups, parts, channels) tile statistics.
 
     Args:
         count: values of every part (groups, parts), int32.
         tile_mean: mean of every part; of parts without values it is ignored.
         tile_m2: sum of squared deviations of every part.
+        variance: return the biased variance in place of M2.
     """
     groups, parts, channels = tile_mean.shape
     mean, m2 = tile_mean.new_empty(2, groups, channels)
@@ -108,6 +116,7 @@ def merge_statistics(count: Tensor, tile_mean: Tensor, tile_m2: Tensor) -> tuple
         channels,
         BLOCK_PARTS=_BLOCK_PARTS,
         BLOCK_CHANNELS=_BLOCK_CHANNELS,
+        VARIANCE=variance,
         ACCUMULATE=accumulation(tile_mean.dtype),
     )
     return mean, m2

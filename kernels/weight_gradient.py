@@ -13,10 +13,10 @@ For an upsampled source there is a set of 2x2 taps for each parity of the output
 import triton
 import triton.language as tl
 
-from .forward import first_input_pixel, window_start
 from .implicit_gemm import extent, slot, tap, zero_accumulators
 from .operand import load_activated, load_read_affine, operand
 from .tile import load_block
+from .window import first_input_pixel, window_start
 
 
 @triton.jit
