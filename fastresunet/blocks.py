@@ -6,7 +6,6 @@ Parameters and their names come from the plain classes in ``fastresunet.referenc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from fastresunet import reference
 from fastresunet.feature_map import FeatureMap
 from fastresunet.normalization import gated_sources, normalized_sources, normalized_sum, uses_batch_statistics
-from fastresunet.ops import Backend, Source, conv
+from fastresunet.ops import Backend, Source, conv, excitation
 
 
 class FusedBlock(nn.Module):
@@ -92,9 +91,7 @@ class SqueezeExcite(FusedBlock, reference.SqueezeExcite):
         x = x.with_statistics()
         assert x.mean is not None
         mean = x.mean if x.gate is None else x.mean * x.gate
-        with _full_precision(mean.device.type):
-            hidden = F.relu(F.linear(mean, first.weight.to(mean.dtype)))
-            gate = torch.sigmoid(F.linear(hidden, last.weight.to(mean.dtype)))
+        gate = excitation(mean, first.weight, last.weight, self.backend)
         return FeatureMap(x.data, x.mean, x.m2, gate if x.gate is None else gate * x.gate)
 
 
@@ -114,7 +111,7 @@ class StemBlock(FusedBlock, reference.StemBlock):
             backend=self.backend,
         )
         shortcut = normalized_sum([x], [False], [_layers(self.c2)], backend=self.backend)
-        sources = normalized_sources(norm, [FeatureMap(*hidden)], [False])
+        sources = normalized_sources(norm, [FeatureMap(*hidden)], [False], backend=self.backend)
         return self.attn(
             FeatureMap(*conv(sources, second.weight, second.bias, residual=shortcut, backend=self.backend))
         )
@@ -133,7 +130,7 @@ class ResidualBlock(FusedBlock, reference.ResidualBlock):
         """Compute the block on the concatenation of ``maps``, those in ``upsample`` read at twice their size."""
         norm_in, _, first, norm, _, second = _layers(self.c1)
         hidden = conv(
-            normalized_sources(norm_in, maps, upsample),
+            normalized_sources(norm_in, maps, upsample, backend=self.backend),
             first.weight,
             first.bias,
             stride=first.stride[0],
@@ -141,7 +138,7 @@ class ResidualBlock(FusedBlock, reference.ResidualBlock):
             backend=self.backend,
         )
         shortcut = normalized_sum(maps, upsample, [_layers(self.c2)], first.stride[0], self.backend)
-        sources = normalized_sources(norm, [FeatureMap(*hidden)], [False])
+        sources = normalized_sources(norm, [FeatureMap(*hidden)], [False], backend=self.backend)
         return self.attn(
             FeatureMap(*conv(sources, second.weight, second.bias, residual=shortcut, backend=self.backend))
         )
@@ -171,7 +168,7 @@ class AttentionGate(FusedBlock, reference.AttentionGate):
         x_norm, _, x_conv = _layers(self.x_conv)
         norm, _, last = _layers(self.gc_conv)
         pooled = conv(
-            normalized_sources(skip_norm, [g], [False]),
+            normalized_sources(skip_norm, [g], [False], backend=self.backend),
             skip_conv.weight,
             skip_conv.bias,
             pool=True,
@@ -179,14 +176,14 @@ class AttentionGate(FusedBlock, reference.AttentionGate):
             backend=self.backend,
         )
         total = conv(
-            normalized_sources(x_norm, [x], [False]),
+            normalized_sources(x_norm, [x], [False], backend=self.backend),
             x_conv.weight,
             x_conv.bias,
             residual=pooled.data,
             statistics=uses_batch_statistics(norm),
             backend=self.backend,
         )
-        sources = normalized_sources(norm, [FeatureMap(*total)], [False])
+        sources = normalized_sources(norm, [FeatureMap(*total)], [False], backend=self.backend)
         gated = conv(
             sources,
             last.weight,
@@ -232,8 +229,3 @@ def _runs_unhooked(block: nn.Module) -> bool:
 
 def _as_map(x: Any) -> FeatureMap:
     return x if isinstance(x, FeatureMap) else FeatureMap.from_tensor(x)
-
-
-def _full_precision(device_type: str) -> Any:
-    """Switch autocast off, where the device has one: vectors stay in float32."""
-    return torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else nullcontext()

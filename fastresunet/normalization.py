@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fastresunet.distributed import is_synchronized, merge_over_processes
 from fastresunet.feature_map import FeatureMap
-from fastresunet.ops import Backend, Branch, Source, accumulation_dtype, conv, conv_norm_sum
+from fastresunet.ops import Backend, Branch, Moments, Source, accumulation_dtype, batch_affine, conv, conv_norm_sum
 
 Norm: TypeAlias = nn.BatchNorm2d | nn.SyncBatchNorm
 
@@ -33,7 +33,7 @@ def uses_batch_statistics(norm: Norm) -> bool:
 
 
 def normalized_sources(
-    norm: Norm, maps: Sequence[FeatureMap], upsample: Sequence[bool], relu: bool = True
+    norm: Norm, maps: Sequence[FeatureMap], upsample: Sequence[bool], relu: bool = True, backend: Backend = "auto"
 ) -> list[Source]:
     """Return sources that read the concatenation of ``maps`` through BatchNorm and ReLU; updates running statistics.
 
@@ -42,6 +42,7 @@ def normalized_sources(
         maps: feature maps of equal size once upsampled.
         upsample: for each map, whether it is read at twice its resolution.
         relu: apply the ReLU after the normalisation.
+        backend: what computes it.
 
     Raises:
         ValueError: the maps do not have the norm's channels, or in training mode a channel has one value only.
@@ -49,15 +50,14 @@ def normalized_sources(
     channels = sum(x.channels for x in maps)
     if channels != norm.num_features:
         raise ValueError(f"expected features of {norm.num_features} channels, got {channels}")
-    if uses_batch_statistics(norm):
+    from_batch = uses_batch_statistics(norm)
+    if from_batch:
         maps = [x.with_statistics() for x in maps]
-        affine = _batch_affine(norm, maps, upsample)
+    if is_synchronized(norm):
+        affines: Sequence[Tensor] = _synchronized_affines(norm, maps, upsample)
     else:
-        affine = _running_affine(norm, maps)
-    sections = affine.split([x.channels for x in maps], dim=2)
-    return [
-        Source(x.data, section.contiguous(), relu, up) for x, section, up in zip(maps, sections, upsample, strict=True)
-    ]
+        affines = _affines(norm, maps, upsample, from_batch, backend)
+    return [Source(x.data, affine, relu, up) for x, affine, up in zip(maps, affines, upsample, strict=True)]
 
 
 def gated_sources(maps: Sequence[FeatureMap], upsample: Sequence[bool]) -> list[Source]:
@@ -93,7 +93,35 @@ def normalized_sum(
     return total
 
 
-def _batch_affine(norm: Norm, maps: Sequence[FeatureMap], upsample: Sequence[bool]) -> Tensor:
+def _affines(
+    norm: Norm, maps: Sequence[FeatureMap], upsample: Sequence[bool], from_batch: bool, backend: Backend
+) -> list[Tensor]:
+    samples, dtype = maps[0].data.shape[0], accumulation_dtype(maps[0].data.dtype)
+    running = None
+    if not from_batch:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        running = (norm.running_mean, norm.running_var)
+    affines, mean, variance = batch_affine(
+        [Moments(x.mean, x.m2, x.gate, x.data.shape[2] * x.data.shape[3]) for x in maps],
+        [x.channels for x in maps],
+        samples,
+        norm.weight,
+        norm.bias,
+        norm.eps,
+        dtype,
+        running,
+        backend,
+    )
+    if from_batch:
+        count = samples * _pixels(maps, upsample)
+        _check_count(count)
+        _update_running_statistics(norm, mean, variance, count)
+    return affines
+
+
+def _synchronized_affines(norm: Norm, maps: Sequence[FeatureMap], upsample: Sequence[bool]) -> tuple[Tensor, ...]:
+    """The same from statistics over all processes; the sums between them are PyTorch's."""
     means, variances = [], []
     for x in maps:
         assert x.mean is not None
@@ -106,32 +134,19 @@ def _batch_affine(norm: Norm, maps: Sequence[FeatureMap], upsample: Sequence[boo
         mean, variance = mean * gate, variance * gate.square()
     mu = mean.mean(dim=0)
     var = variance.mean(dim=0) + (mean - mu).square().mean(dim=0)
-    pixels = maps[0].data.shape[2] * maps[0].data.shape[3] * (4 if upsample[0] else 1)
-    count = maps[0].data.shape[0] * pixels
-    if is_synchronized(norm):
-        mu, var, total_count = merge_over_processes(norm, mu, var, count)
-        _update_running_statistics(norm, mu, var, total_count)
-    else:
-        _check_count(count)
-        _update_running_statistics(norm, mu, var, count)
-    return _affine(norm, mu, var, center, gate)
-
-
-def _running_affine(norm: Norm, maps: Sequence[FeatureMap]) -> Tensor:
-    dtype = accumulation_dtype(maps[0].data.dtype)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    mu, var = norm.running_mean.to(dtype), norm.running_var.to(dtype)
-    center = mu.new_zeros(maps[0].data.shape[0], mu.shape[0])
-    return _affine(norm, mu, var, center, _gates(maps, center))
-
-
-def _affine(norm: Norm, mu: Tensor, var: Tensor, center: Tensor, gate: Tensor | None) -> Tensor:
-    """Return centre, scale and shift (3, N, C). The result does not depend on the centre, so it carries no gradient."""
+    mu, var, count = merge_over_processes(norm, mu, var, maps[0].data.shape[0] * _pixels(maps, upsample))
+    _update_running_statistics(norm, mu, var, count)
+    # The result does not depend on the centre, so it carries no gradient.
     slope = norm.weight.to(mu.dtype) * torch.rsqrt(var + norm.eps)
     scaled_center = center if gate is None else center * gate
     scale = slope.expand_as(center) if gate is None else slope * gate
-    return torch.stack([center, scale, norm.bias.to(mu.dtype) + (scaled_center - mu) * slope])
+    affine = torch.stack([center, scale, norm.bias.to(mu.dtype) + (scaled_center - mu) * slope])
+    return affine.split([x.channels for x in maps], dim=2)
+
+
+def _pixels(maps: Sequence[FeatureMap], upsample: Sequence[bool]) -> int:
+    """Return the pixels of a sample as they are read."""
+    return maps[0].data.shape[2] * maps[0].data.shape[3] * (4 if upsample[0] else 1)
 
 
 def _gates(maps: Sequence[FeatureMap], like: Tensor) -> Tensor | None:
@@ -169,7 +184,7 @@ def _separate_branch(
 ) -> Tensor:
     weight, bias, dilation = convolution.weight, convolution.bias, convolution.dilation[0]
     result = conv(sources, weight, bias, stride=stride, dilation=dilation, backend=backend)
-    (source,) = normalized_sources(norm, [FeatureMap(*result)], [False], relu=False)
+    (source,) = normalized_sources(norm, [FeatureMap(*result)], [False], relu=False, backend=backend)
     assert source.affine is not None
     center, scale, shift = source.affine[:, :, :, None, None]
     return ((source.data - center) * scale + shift).to(source.data.dtype)
