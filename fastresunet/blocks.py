@@ -16,6 +16,7 @@ from fastresunet import reference
 from fastresunet.feature_map import FeatureMap
 from fastresunet.normalization import gated_sources, normalized_sources, normalized_sum, uses_batch_statistics
 from fastresunet.ops import Backend, Source, conv, excitation
+from fastresunet.running_statistics import updated_together
 
 
 class FusedBlock(nn.Module):
@@ -37,7 +38,8 @@ class FusedBlock(nn.Module):
         maps = [_as_map(x) for x in inputs]
         named_maps = {name: _as_map(x) for name, x in named.items()}
         if can_be_fused(self):
-            result = self.fused(*maps, **named_maps)
+            with updated_together():
+                result = self.fused(*maps, **named_maps)
         else:
             tensors = [x.to_tensor() for x in maps]
             plain = super().forward(*tensors, **{name: x.to_tensor() for name, x in named_maps.items()})

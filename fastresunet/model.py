@@ -12,6 +12,7 @@ from fastresunet.blocks import ASPP, DecoderBlock, FusedBlock, ResidualBlock, St
 from fastresunet.feature_map import FeatureMap
 from fastresunet.ops import Backend, Source, check_backend, conv
 from fastresunet.reference import ResUNetPP
+from fastresunet.running_statistics import updated_together
 
 _SIZE_MULTIPLE = 8  # three halvings
 
@@ -80,7 +81,16 @@ class FastResUNetPP(ResUNetPP):
         bottom, right = ((_SIZE_MULTIPLE - size % _SIZE_MULTIPLE) % _SIZE_MULTIPLE for size in (height, width))
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-        c1 = self.c1(FeatureMap(x))
+        with updated_together():
+            features = self._features(x)
+        weight, bias = self.output.weight, self.output.bias
+        logits = conv([Source(features.to_tensor())], weight, bias, statistics=False, backend=self.backend).data
+        return logits[:, :, :height, :width].contiguous()
+
+    def _features(self, x: Tensor) -> FeatureMap:
+        # Two convolutions read the image: convert it once.
+        dtype = torch.get_autocast_dtype(x.device.type) if _autocast_enabled(x.device.type) else x.dtype
+        c1 = self.c1(FeatureMap(x.to(dtype=dtype, memory_format=torch.channels_last)))
         c2 = self.c2(c1)
         c3 = self.c3(c2)
         c4 = self.c4(c3)
@@ -88,10 +98,8 @@ class FastResUNetPP(ResUNetPP):
         d1 = self.d1(c3, bridge)
         d2 = self.d2(c2, d1)
         d3 = self.d3(c1, d2)
-        features = self.aspp(d3)
-        weight, bias = self.output.weight, self.output.bias
-        logits = conv([Source(features.to_tensor())], weight, bias, statistics=False, backend=self.backend).data
-        return logits[:, :, :height, :width].contiguous()
+        features: FeatureMap = self.aspp(d3)
+        return features
 
     def _check_image(self, x: Tensor) -> None:
         expected = f"a floating-point tensor (N, {self.in_channels}, H, W) with H and W of at least {_SIZE_MULTIPLE}"

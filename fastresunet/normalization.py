@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +22,7 @@ from torch import Tensor, nn
 from fastresunet.distributed import is_synchronized, merge_over_processes
 from fastresunet.feature_map import FeatureMap
 from fastresunet.ops import Backend, Branch, Moments, Source, accumulation_dtype, batch_affine, conv, conv_norm_sum
-
-Norm: TypeAlias = nn.BatchNorm2d | nn.SyncBatchNorm
+from fastresunet.running_statistics import Norm, update_running_statistics
 
 
 def uses_batch_statistics(norm: Norm) -> bool:
@@ -87,9 +85,9 @@ def normalized_sum(
     )
     if from_batch:
         count = total.numel() // total.shape[1]
-        for k, norm in enumerate(norms):
-            _check_count(count)
-            _update_running_statistics(norm, mean[k], variance[k], count)
+        _check_count(count)
+        for norm, branch_mean, branch_variance in zip(norms, mean, variance, strict=True):
+            update_running_statistics(norm, branch_mean, branch_variance, count)
     return total
 
 
@@ -116,7 +114,7 @@ def _affines(
     if from_batch:
         count = samples * _pixels(maps, upsample)
         _check_count(count)
-        _update_running_statistics(norm, mean, variance, count)
+        update_running_statistics(norm, mean, variance, count)
     return affines
 
 
@@ -135,7 +133,7 @@ def _synchronized_affines(norm: Norm, maps: Sequence[FeatureMap], upsample: Sequ
     mu = mean.mean(dim=0)
     var = variance.mean(dim=0) + (mean - mu).square().mean(dim=0)
     mu, var, count = merge_over_processes(norm, mu, var, maps[0].data.shape[0] * _pixels(maps, upsample))
-    _update_running_statistics(norm, mu, var, count)
+    update_running_statistics(norm, mu, var, count)
     # The result does not depend on the centre, so it carries no gradient.
     slope = norm.weight.to(mu.dtype) * torch.rsqrt(var + norm.eps)
     scaled_center = center if gate is None else center * gate
@@ -196,17 +194,3 @@ def _check_count(count: int) -> None:
             "training needs more than one value per channel, but a feature map of a single pixel in a batch of one was "
             "given: use a larger image or batch, or .eval()"
         )
-
-
-@torch.no_grad()
-def _update_running_statistics(norm: Norm, mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
-    """Move the running statistics towards the batch's, the variance unbiased, as ``nn.BatchNorm2d`` does."""
-    if not norm.training or not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
-        return
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    factor = 1 / norm.num_batches_tracked.double() if norm.momentum is None else norm.momentum
-    unbiased = variance * (count / (count - 1))
-    for running, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):
-        # In the statistics' dtype: those of half-precision networks would overflow before they are weighted.
-        running.copy_(running.to(value.dtype) * (1 - factor) + value * factor)

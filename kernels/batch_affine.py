@@ -5,7 +5,7 @@ With a = gate mean over N samples of P pixels each, and slope = gamma / sqrt(var
     mu = sum_n a / N,  var = sum_n (gate^2 M2 / P + (a - mu)^2) / N,  scale = slope gate,  shift = beta + (a - mu) slope
 
 For running statistics mu and var are given, and a is 0. What is read does not depend on the centre: it is a constant
-that happens to be the mean. A program takes all samples of a block of channels of one of the maps that are concatenated.
+that happens to be the mean. A program takes all samples of a block of channels of one map.
 """
 
 from __future__ import annotations

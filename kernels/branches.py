@@ -83,7 +83,7 @@ def branch_kernel(
     """Compute one pass at a tile of windows: of the branch ``program_id(2)``, or of all branches for the sum.
 
     Vectors are (branches, out_channels); tile statistics (branches, samples * tiles, out_channels); tile sums and
-    ``grad_sum`` have a 2 (sum dY v^, sum dY) after the branches; ``grad_branch`` starts with the branches.
+    ``grad_sum`` have a 2 (sum dY v^, sum dY) before the branches; ``grad_branch`` starts with the branches.
     """
     sample = tl.program_id(0) // tiles
     index = (tl.program_id(0) % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
@@ -186,16 +186,15 @@ def branch_kernel(
                 grad = load_block(grad_ptr + offsets[p], masks[p], EXACT).to(ACCUMULATE)
                 level += grad
                 product += grad * (values[p] - mean[None, :])
-            place = (branch * 2 * parts + tl.program_id(0)) * out_channels + out_channel
+            place = (branch * parts + tl.program_id(0)) * out_channels + out_channel
             tl.store(tile_sum_out + place, tl.sum(product, axis=0) * rstd, mask=within)
-            tl.store(tile_sum_out + place + parts * out_channels, tl.sum(level, axis=0), mask=within)
+            tl.store(tile_sum_out + place + branches * parts * out_channels, tl.sum(level, axis=0), mask=within)
         if PASS == "gradient":
             scale = load_vector(gamma_ptr, vector, end, EXACT) * rstd
             if BATCH_STATISTICS:
                 pixels = tl.cast(samples, ACCUMULATE) * out_height * out_width
-                place = branch * 2 * out_channels + out_channel
-                slope = tl.load(grad_sum_ptr + place, mask=within, other=0.0) * rstd / pixels
-                level = tl.load(grad_sum_ptr + place + out_channels, mask=within, other=0.0) / pixels
+                slope = tl.load(grad_sum_ptr + vector, mask=within, other=0.0) * rstd / pixels
+                level = tl.load(grad_sum_ptr + branches * out_channels + vector, mask=within, other=0.0) / pixels
             for p in tl.static_range(len(values)):
                 grad = load_block(grad_ptr + offsets[p], masks[p], EXACT).to(ACCUMULATE)
                 if BATCH_STATISTICS:

@@ -6,6 +6,8 @@ stage takes a block of channels and sums over samples.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -203,7 +205,7 @@ def excitation_backward(
     return grad_mean, grad_weight1, grad_weight2
 
 
-def _options(mean: Tensor, hidden: int) -> dict[str, object]:
+def _options(mean: Tensor, hidden: int) -> dict[str, Any]:
     return {
         "BLOCK_HIDDEN": triton.next_power_of_2(hidden),
         "BLOCK": _BLOCK,

@@ -179,8 +179,7 @@ def conv_norm_sum(
     if running_mean is None or running_var is None:
         mean, variance = _batch_statistics(branches, config)
     else:
-        # Not the arguments themselves: an operation's results may not be its operands.
-        mean, variance = running_mean.clone(), running_var.clone()
+        mean, variance = running_mean, running_var
     height, width = branches.size
     total = empty_image(data[0], branches.outputs, height, width, data[0].dtype)
     branches.run(
@@ -192,6 +191,8 @@ def conv_norm_sum(
         variance_ptr=variance,
         total_out=total,
     )
+    if running_mean is not None:
+        return total, gamma.new_empty(0), gamma.new_empty(0)
     return total, mean, variance
 
 
@@ -223,8 +224,8 @@ def conv_norm_sum_backward(
     needs_sources: bool,
     needs_weight: bool,
     config: Config | None = None,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
-    """Return the gradients of data, affine, weight, bias, gamma and beta; the branches are computed twice more."""
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
+    """Return the gradients of data, affine, weight, bias (branches, C) and of gamma and beta (2, branches, C)."""
     branches = _Branches(data, affine, relu, upsample, weight, bias, stride, dilation, eps)
     branches.check()
     chosen = config or branches.config()
@@ -232,9 +233,9 @@ def conv_norm_sum_backward(
     vectors: dict[str, Any] = {"mean_ptr": mean, "variance_ptr": variance, "grad_ptr": grad}
     parts = grad.shape[0] * branches.tiles(chosen)[2]
     count, outputs = len(weight), branches.outputs
-    tile_sums = grad.new_empty((count * 2, parts, outputs), dtype=mean.dtype)
+    tile_sums = grad.new_empty((2 * count, parts, outputs), dtype=mean.dtype)
     branches.run("reduction", chosen, tile_sum_out=tile_sums, **vectors)
-    sums = sum_parts(tile_sums, mean.dtype).view(count, 2, outputs)
+    sums = sum_parts(tile_sums, mean.dtype).view(2, count, outputs)
     height, width = branches.size
     # A leading dimension of branches before an image in channels-last layout.
     grad_branches = grad.new_empty((count, grad.shape[0], height, width, outputs)).permute(0, 1, 4, 2, 3)
@@ -251,8 +252,7 @@ def conv_norm_sum_backward(
         *_source_gradients(branches, grad_branches, needs_sources, config),
         _weight_gradients(branches, grad_branches, needs_weight, config),
         _bias_gradients(branches, sums, gamma, variance, batch_statistics),
-        sums[:, 0].clone(),
-        sums[:, 1].clone(),
+        sums,
     )
 
 
@@ -289,9 +289,10 @@ def _weight_gradients(branches: _Branches, grad_branches: Tensor, wanted: bool, 
 
 def _bias_gradients(
     branches: _Branches, sums: Tensor, gamma: Tensor, variance: Tensor, batch_statistics: bool
-) -> list[Tensor]:
-    """A bias in front of a BatchNorm with batch statistics has no effect: its gradient is 0 exactly."""
+) -> Tensor:
+    dtype = branches.bias[0].dtype
     if batch_statistics:
-        return [torch.zeros_like(b) for b in branches.bias]
-    rows = zip(branches.bias, gamma, variance, branches.eps, sums[:, 1], strict=True)
-    return [(total * g * torch.rsqrt(v + eps)).to(b.dtype) for b, g, v, eps, total in rows]
+        # In front of a BatchNorm with batch statistics a bias has no effect.
+        return gamma.new_zeros(gamma.shape, dtype=dtype)
+    scales = [g * torch.rsqrt(v + eps) for g, v, eps in zip(gamma, variance, branches.eps, strict=True)]
+    return (torch.stack(scales) * sums[1]).to(dtype)

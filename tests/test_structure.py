@@ -18,6 +18,7 @@ LAYERS = [
     ("fastresunet.ops",),
     ("fastresunet.feature_map",),
     ("fastresunet.distributed",),
+    ("fastresunet.running_statistics",),
     ("fastresunet.normalization",),
     ("fastresunet.blocks",),
     ("fastresunet.model",),

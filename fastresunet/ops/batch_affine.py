@@ -97,7 +97,7 @@ def _shapes(
     running_var: Tensor | None,
     dtype: torch.dtype,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     rest = gamma.shape[0] - channels
     second = (3, samples, rest) if rest else (0,)
     vectors = (gamma.new_empty(gamma.shape, dtype=dtype) for _ in range(2))
@@ -151,19 +151,25 @@ _batch_affine_backward = register(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *maps, samples, channels, gamma, _, eps, running_mean, _, _, backend = inputs
     _, affine2, mu, var = output
+    ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(mu, var, *(() if affine2.numel() else (affine2,)))
     ctx.save_for_backward(*maps[:3], *maps[4:7], gamma, mu, var)
     ctx.options = (maps[3], maps[7], samples, channels, eps, running_mean is None, backend)
 
 
 def _backward(
-    ctx: Any, grad_affine: Tensor, grad_affine2: Tensor, _mu: Tensor | None, _var: Tensor | None
+    ctx: Any, grad_affine: Tensor | None, grad_affine2: Tensor | None, _mu: Tensor | None, _var: Tensor | None
 ) -> tuple[Any, ...]:
     mean, m2, gate, mean2, m2_2, gate2, gamma, mu, var = ctx.saved_tensors
     pixels, pixels2, samples, channels, eps, batch_statistics, backend = ctx.options
+    sections = (channels, gamma.shape[0] - channels)
+    grad_affine, grad_affine2 = (
+        mu.new_zeros((3, samples, section) if section else (0,)) if grad is None else grad.contiguous()
+        for grad, section in zip((grad_affine, grad_affine2), sections, strict=True)
+    )
     *grads, grad_gamma, grad_beta = _batch_affine_backward(
-        grad_affine.contiguous(),
-        grad_affine2.contiguous(),
+        grad_affine,
+        grad_affine2,
         mean,
         m2,
         gate,

@@ -28,8 +28,8 @@ def conv_norm_sum(
         backend: what computes it.
 
     Returns:
-        The sum (N, C_out, H, W), channels-last; the mean and the biased variance (branches, C_out) each branch was
-        normalised with, not differentiable.
+        The sum (N, C_out, H, W), channels-last; the batch's mean and biased variance (branches, C_out), not
+        differentiable and empty for running statistics.
 
     Raises:
         TypeError: dtypes do not fit.
@@ -50,14 +50,19 @@ def conv_norm_sum(
         [branch.bias for branch in branches],
         stride,
         [branch.dilation for branch in branches],
-        torch.stack([branch.gamma.to(vectors) for branch in branches]),
-        torch.stack([branch.beta.to(vectors) for branch in branches]),
+        _rows([branch.gamma.to(vectors) for branch in branches]),
+        _rows([branch.beta.to(vectors) for branch in branches]),
         [branch.eps for branch in branches],
-        torch.stack(means) if means else None,
-        torch.stack(variances) if variances else None,
+        _rows(means) if means else None,
+        _rows(variances) if variances else None,
         backend,
     )
     return total, mean, variance
+
+
+def _rows(vectors: list[Tensor]) -> Tensor:
+    """Stack vectors; one alone is not copied."""
+    return vectors[0][None] if len(vectors) == 1 else torch.stack(vectors)
 
 
 def _shapes(
@@ -78,7 +83,8 @@ def _shapes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     height, width = (convolution_size(size, upsample[0], stride) for size in data[0].shape[2:])
     total = empty_image(data[0], weight[0].shape[0], height, width)
-    return total, torch.empty_like(gamma), torch.empty_like(gamma)
+    shape = gamma.shape if running_mean is None else (0,)
+    return total, gamma.new_empty(shape), gamma.new_empty(shape)
 
 
 _conv_norm_sum = register(
@@ -108,47 +114,66 @@ def _backward_shapes(
     needs_sources: bool,
     needs_weight: bool,
     backend: str,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
     layout = torch.channels_last
     return (
         [torch.empty_like(x, memory_format=layout) if needs_sources else x.new_empty(0) for x in data],
         [v.new_empty(v.shape) if needs_sources else v.new_empty(0) for v in affine],
         [w.new_empty(w.shape if needs_weight else 0) for w in weight],
-        [b.new_empty(b.shape) for b in bias],
-        torch.empty_like(gamma),
-        torch.empty_like(gamma),
+        bias[0].new_empty(gamma.shape),
+        gamma.new_empty((2, *gamma.shape)),
     )
 
 
 _conv_norm_sum_backward = register(
     f"conv_norm_sum_backward(Tensor grad, {SCHEMA}, Tensor[] weight, Tensor[] bias, int stride, int[] dilation, "
     "Tensor gamma, float[] eps, Tensor mean, Tensor variance, bool batch_statistics, bool needs_sources, "
-    "bool needs_weight, str backend) -> (Tensor[] data, Tensor[] affine, Tensor[] weight, Tensor[] bias, "
-    "Tensor gamma, Tensor beta)",
+    "bool needs_weight, str backend) -> (Tensor[] data, Tensor[] affine, Tensor[] weight, Tensor bias, "
+    "Tensor gamma_beta)",
     dispatching("conv_norm_sum_backward"),
     _backward_shapes,
 )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    data, affine, relu, upsample, weight, bias, stride, dilation, gamma, _, eps, running_mean, _, backend = inputs
+    (
+        data,
+        affine,
+        relu,
+        upsample,
+        weight,
+        bias,
+        stride,
+        dilation,
+        gamma,
+        _,
+        eps,
+        running_mean,
+        running_var,
+        backend,
+    ) = inputs
     _, mean, variance = output
+    ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(mean, variance)
+    if running_mean is not None:
+        mean, variance = running_mean, running_var
     ctx.save_for_backward(*data, *affine, *weight, *bias, gamma, mean, variance)
     ctx.counts = (len(data), len(weight))
     ctx.options = (relu, upsample, stride, dilation, eps, running_mean is None, backend)
 
 
-def _backward(ctx: Any, grad: Tensor, _mean: Tensor | None, _variance: Tensor | None) -> tuple[Any, ...]:
-    saved = list(ctx.saved_tensors)
+def _backward(ctx: Any, grad: Tensor | None, _mean: Tensor | None, _variance: Tensor | None) -> tuple[Any, ...]:
     sources, branches = ctx.counts
+    if grad is None:
+        return ([None] * sources, [None] * sources, None, None, [None] * branches, [None] * branches) + (None,) * 8
+    saved = list(ctx.saved_tensors)
     data, affine = saved[:sources], saved[sources : 2 * sources]
     weight, bias = saved[2 * sources : 2 * sources + branches], saved[2 * sources + branches : -3]
     gamma, mean, variance = saved[-3:]
     relu, upsample, stride, dilation, eps, batch_statistics, backend = ctx.options
     needs_sources = any(ctx.needs_input_grad[0]) or any(ctx.needs_input_grad[1])
     needs_weight = any(ctx.needs_input_grad[4])
-    grad_data, grad_affine, grad_weight, grad_bias, grad_gamma, grad_beta = _conv_norm_sum_backward(
+    grad_data, grad_affine, grad_weight, grad_bias, grad_gamma_beta = _conv_norm_sum_backward(
         grad,
         data,
         affine,
@@ -173,11 +198,10 @@ def _backward(ctx: Any, grad: Tensor, _mean: Tensor | None, _variance: Tensor | 
         None,
         None,
         grad_weight if needs_weight else [None] * branches,
-        grad_bias,
+        list(grad_bias),
         None,
         None,
-        grad_gamma,
-        grad_beta,
+        *grad_gamma_beta,
         None,
         None,
         None,

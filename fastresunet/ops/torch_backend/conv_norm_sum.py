@@ -43,6 +43,8 @@ def conv_norm_sum(
         means.append(mean)
         variances.append(variance)
     assert total is not None
+    if running_mean is not None:
+        return channels_last(total.to(dtype)), gamma.new_empty(0), gamma.new_empty(0)
     return channels_last(total.to(dtype)), torch.stack(means), torch.stack(variances)
 
 
@@ -63,8 +65,8 @@ def conv_norm_sum_backward(
     batch_statistics: bool,
     needs_sources: bool,
     needs_weight: bool,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
-    """Return the gradients of data, affine, weight, bias, gamma and beta; the branches are computed once more."""
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
+    """Return the gradients of data, affine, weight, bias (branches, C) and of gamma and beta (2, branches, C)."""
     grad = channels_last(grad)
     dtype = data[0].dtype
     activated = read_sources(data, affine, relu, dtype)
@@ -82,13 +84,16 @@ def conv_norm_sum_backward(
         )
         totals = [total.add_(more) for total, more in zip(totals, grads, strict=True)] if totals else grads
         grad_weights.append(grad_weight.to(w.dtype))
-        grad_biases.append(sum_pixels(grad_branch).sum(dim=0).to(b.dtype))
+        # In front of a BatchNorm with batch statistics a bias has no effect.
+        scale = gamma[k] * torch.rsqrt(variance[k] + eps[k])
+        grad_biases.append(torch.zeros_like(b) if batch_statistics else (scale * grad_beta).to(b.dtype))
         grad_gammas.append(grad_gamma)
     if needs_sources:
         grad_data, grad_affine = read_sources_backward(totals, data, affine, relu, activated)
     else:
         grad_data, grad_affine = no_gradients(data), no_gradients(affine)
-    return grad_data, grad_affine, grad_weights, grad_biases, torch.stack(grad_gammas), grad_beta.repeat(len(weight), 1)
+    vectors = torch.stack([torch.stack(grad_gammas), grad_beta.expand(len(weight), -1)])
+    return grad_data, grad_affine, grad_weights, torch.stack(grad_biases), vectors
 
 
 def _normalization_backward(
