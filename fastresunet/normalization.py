@@ -156,10 +156,7 @@ def _gates(maps: Sequence[FeatureMap], like: Tensor) -> Tensor | None:
 
 
 def _gate_affine(gate: Tensor | None) -> Tensor | None:
-    if gate is None:
-        return None
-    zeros = torch.zeros_like(gate)
-    return torch.stack([zeros, gate, zeros])
+    return None if gate is None else gate[None]
 
 
 def _branch(convolution: nn.Conv2d, norm: Norm) -> Branch:

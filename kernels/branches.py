@@ -9,7 +9,7 @@ are
     gradient     dv = gamma rstd (dY - sum dY / P - v^ sum(dY v^) / P) over P pixels; without batch statistics the
                  terms from the sums are left out
 
-The branches' weights are packed side by side: the outputs of branch k start at k out_channels. Windows are those of
+The outputs of branch k start at k out_channels in the weight. Windows are those of
 ``window``; in the sum they have one row, since neighbours in a window lie a branch's dilation apart.
 """
 
@@ -95,6 +95,9 @@ def branch_kernel(
     base = sample.to(tl.int64) * out_height * out_width * out_channels
     image_size = tl.cast(samples, tl.int64) * out_height * out_width * out_channels
     branches: tl.constexpr = len(DILATIONS)
+    inputs = channels
+    if TAPS2 > 0:
+        inputs += channels2
     first_branch = 0 if PASS == "sum" else tl.program_id(2)
     totals = zero_accumulators(WINDOW_ROWS * WINDOW_COLUMNS, BLOCK_PIXELS, BLOCK_OUT, ACCUMULATE)
     for branch in range(first_branch, branches if PASS == "sum" else first_branch + 1):
@@ -112,7 +115,7 @@ def branch_kernel(
             height2,
             width2,
             channels2,
-            weight_ptr + branch * out_channels,
+            weight_ptr + branch * out_channels * (inputs if TAPS == 1 else 1),
             sample,
             samples,
             row_index,

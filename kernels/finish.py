@@ -147,9 +147,12 @@ def finish_affine_kernel(
     channels,
     BLOCK_PARTS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
+    AFFINE: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
     """Write the gradients of centre, scale and shift of one sample from (2, samples, parts, channels) sums.
+
+    AFFINE is 3, or 1 for a scale alone.
 
     The first sum is that of dz, the shift's; the second that of dz (u - center), the scale's.
     """
@@ -164,20 +167,23 @@ def finish_affine_kernel(
         mask = (part < parts)[:, None] & within[None, :]
         shift_total += tl.load(sum_ptr + offset, mask=mask, other=0.0)
         scale_total += tl.load(sum_ptr + tl.cast(samples, tl.int64) * parts * channels + offset, mask=mask, other=0.0)
-    shift = tl.sum(shift_total, axis=0)
     vector = sample * channels + channel
-    scale = tl.load(affine_ptr + samples * channels + vector, mask=within, other=0.0)
-    tl.store(grad_affine_out + vector, -scale * shift, mask=within)
-    tl.store(grad_affine_out + samples * channels + vector, tl.sum(scale_total, axis=0), mask=within)
-    tl.store(grad_affine_out + 2 * samples * channels + vector, shift, mask=within)
+    if AFFINE == 1:
+        tl.store(grad_affine_out + vector, tl.sum(scale_total, axis=0), mask=within)
+    else:
+        shift = tl.sum(shift_total, axis=0)
+        scale = tl.load(affine_ptr + samples * channels + vector, mask=within, other=0.0)
+        tl.store(grad_affine_out + vector, -scale * shift, mask=within)
+        tl.store(grad_affine_out + samples * channels + vector, tl.sum(scale_total, axis=0), mask=within)
+        tl.store(grad_affine_out + 2 * samples * channels + vector, shift, mask=within)
 
 
 def finish_affine(sums: Tensor, affine: Tensor) -> Tensor:
-    """Return the gradient (3, samples, channels) of an affine.
+    """Return the gradient of an affine.
 
     Args:
         sums: (2, samples, parts, channels), of dz and of dz (u - center).
-        affine: (3, samples, channels).
+        affine: (3, samples, channels), or (1, samples, channels) for a scale alone.
     """
     _, samples, parts, channels = sums.shape
     grad_affine = torch.empty_like(affine)
@@ -192,6 +198,7 @@ def finish_affine(sums: Tensor, affine: Tensor) -> Tensor:
         channels,
         BLOCK_PARTS=_BLOCK_PARTS,
         BLOCK_CHANNELS=_BLOCK_CHANNELS,
+        AFFINE=len(affine),
         ACCUMULATE=accumulation(sums.dtype),
     )
     return grad_affine

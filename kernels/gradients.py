@@ -16,8 +16,8 @@ from .pack import pack_weight
 from .supported import check_supported
 from .weight_gradient import all_taps_weight_gradient_kernel, one_tap_weight_gradient_kernel
 
-# Programs that fill a large GPU a few times over; the weight gradient splits its pixels until it has as many.
-_PROGRAMS = 512
+# Programs that fill a large GPU; the weight gradient splits its pixels until it has as many.
+_PROGRAMS = 256
 _BLOCK_PIXELS = 64
 
 
@@ -164,10 +164,10 @@ def input_gradients(
     Args:
         grad: gradients of the raw results of all branches (B, N, C_out, H, W), each channels-last; usually one branch.
         data: the sources (N, C, H, W), channels-last.
-        affine: (3, N, C) of each, or empty.
+        affine: (3, N, C) or (1, N, C) of each, or empty.
         relu: whether each was read through a ReLU.
         upsample: whether each was read at twice its resolution.
-        packed: the branches' weights side by side, see ``pack_weight``.
+        packed: the branches' weights, their outputs one after another, see ``pack_weight``.
         kernel_size: 1 or 3.
         stride: of the convolutions.
         dilation: of each branch.
@@ -246,12 +246,14 @@ def _input_gradient(
         width,
         channels,
         first_input,
-        packed.shape[1],
+        packed.shape[2] if kernel_size == 1 else packed.shape[1],
         multiply_adds=grad.numel() * channels * (4 if upsample and kernel_size == 3 else kernel_size**2),
         DILATIONS=tuple(dilation),
         MODE=mode,
         TAPS=taps,
+        AFFINE=len(affine),
         RELU=relu,
+        RAW=kernel_size == 1,
         WINDOW_ROWS=window_rows,
         WINDOW_COLUMNS=window_columns,
         BLOCK_PIXELS=config.block_pixels,
@@ -283,7 +285,7 @@ def weight_gradient(
     Args:
         grad: gradient of the raw convolution result, channels-last.
         data: the sources (N, C, H, W), channels-last.
-        affine: (3, N, C) of each, or empty.
+        affine: (3, N, C) or (1, N, C) of each, or empty.
         relu: whether each was read through a ReLU.
         upsample: whether each was read at twice its resolution.
         weight: (outputs, inputs, k, k).
@@ -370,7 +372,7 @@ def _weight_gradient_slabs(
         multiply_adds=grad.numel() * channels * taps**2,
         TAPS=taps,
         UPSAMPLE=upsample,
-        AFFINE=affine.numel() > 0,
+        AFFINE=len(affine),
         RELU=relu,
         BLOCK_PIXELS=config.block_pixels,
         BLOCK_IN=config.block_in,

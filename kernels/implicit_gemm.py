@@ -92,6 +92,7 @@ def accumulate(
     WINDOW_COLUMNS: tl.constexpr,
     AFFINE: tl.constexpr,
     RELU: tl.constexpr,
+    RAW: tl.constexpr,
     BLOCK_IN: tl.constexpr,
     EXACT: tl.constexpr,
     ACCUMULATE: tl.constexpr,
@@ -103,16 +104,17 @@ def accumulate(
 
     Input (y, x) of a window is the source's pixel (first_row + y dilation, first_column + x dilation). The weight is
     packed (slots, inputs, outputs); the source's channels are its inputs from ``first_input`` on, or for gradients its
-    outputs.
+    outputs. RAW as in ``load_weight``.
     """
     TRANSPOSED: tl.constexpr = MODE != "forward"
+    DTYPE: tl.constexpr = data_ptr.dtype.element_ty
     data_ptr += sample.to(tl.int64) * height * width * channels
     for first_channel in range(0, channels, BLOCK_IN):
         channel = first_channel + tl.arange(0, BLOCK_IN)
         center, scale, shift = 0.0, 0.0, 0.0
-        if AFFINE:
+        if AFFINE > 0:
             center, scale, shift = load_read_affine(
-                affine_ptr, sample, samples, channel, channels, data_ptr.dtype.element_ty, PACKED
+                affine_ptr, sample, samples, channel, channels, AFFINE, DTYPE, PACKED
             )
         if WINDOW_ROWS * WINDOW_COLUMNS == 1 and TAPS == 3 and MODE != "spread":
             # A loop that the compiler can pipeline; nothing is shared between taps of a single position.
@@ -147,7 +149,9 @@ def accumulate(
                     channels,
                     produced_channels,
                     TRANSPOSED,
+                    RAW,
                     EXACT,
+                    DTYPE,
                     WIDEN,
                 )
                 accumulators = (tl.dot(h, w, accumulators[0], input_precision=PRECISION, out_dtype=ACCUMULATE),)
@@ -183,7 +187,9 @@ def accumulate(
                 channels,
                 produced_channels,
                 TRANSPOSED,
+                RAW,
                 EXACT,
+                DTYPE,
                 WIDEN,
             )
             product = tl.dot(h, w, input_precision=PRECISION, out_dtype=ACCUMULATE)
@@ -242,7 +248,9 @@ def accumulate(
                                     channels,
                                     produced_channels,
                                     TRANSPOSED,
+                                    RAW,
                                     EXACT,
+                                    DTYPE,
                                     WIDEN,
                                 )
                                 accumulator = tl.dot(h, w, accumulator, input_precision=PRECISION, out_dtype=ACCUMULATE)
@@ -332,6 +340,7 @@ def accumulate_sources(
         WINDOW_COLUMNS,
         AFFINE,
         RELU,
+        TAPS == 1,
         BLOCK_IN,
         EXACT,
         ACCUMULATE,
@@ -367,6 +376,7 @@ def accumulate_sources(
             WINDOW_COLUMNS,
             AFFINE2,
             RELU2,
+            TAPS2 == 1,
             BLOCK_IN,
             EXACT,
             ACCUMULATE,

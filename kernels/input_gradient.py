@@ -52,7 +52,9 @@ def input_gradient_kernel(
     DILATIONS: tl.constexpr,
     MODE: tl.constexpr,
     TAPS: tl.constexpr,
+    AFFINE: tl.constexpr,
     RELU: tl.constexpr,
+    RAW: tl.constexpr,
     WINDOW_ROWS: tl.constexpr,
     WINDOW_COLUMNS: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
@@ -85,7 +87,7 @@ def input_gradient_kernel(
             grads,
             grad_ptr + branch * grad_size,
             None,
-            weight_ptr + branch * grad_channels,
+            weight_ptr + branch * grad_channels * (inputs if RAW else 1),
             sample,
             samples,
             first_gradient_pixel(row_index, row, dilation, MODE, TAPS),
@@ -106,8 +108,9 @@ def input_gradient_kernel(
             False,
             WINDOW_ROWS,
             WINDOW_COLUMNS,
+            0,
             False,
-            False,
+            RAW,
             BLOCK_IN,
             EXACT,
             ACCUMULATE,
@@ -121,8 +124,8 @@ def input_gradient_kernel(
     column = window_start(column_index, dilation, WINDOW_COLUMNS)
     base = sample.to(tl.int64) * height * width * channels
     center, scale, shift = 0.0, 1.0, 0.0
-    if affine_ptr is not None:
-        center, scale, shift = load_affine(affine_ptr, sample, samples, channel, channels)
+    if AFFINE > 0:
+        center, scale, shift = load_affine(affine_ptr, sample, samples, channel, channels, AFFINE)
         center, scale, shift = center[None, :], scale[None, :], shift[None, :]
     shift_total = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=ACCUMULATE)
     scale_total = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=ACCUMULATE)
@@ -134,19 +137,19 @@ def input_gradient_kernel(
             mask = inside[:, None] & (channel < channels)[None, :]
             offset = base + (pixel_row * width + pixel_column)[:, None] * channels + channel[None, :]
             grad = grads[p * WINDOW_COLUMNS + q]
-            if affine_ptr is not None or RELU:
+            if AFFINE > 0 or RELU:
                 deviation = load_block(data_ptr + offset, mask, EXACT).to(ACCUMULATE) - center
                 if RELU:
                     # Through NaN the gradient passes, as in PyTorch.
                     grad = tl.where(deviation * scale + shift <= 0, 0.0, grad)
-                if affine_ptr is not None:
+                if AFFINE > 0:
                     if not EXACT:
                         grad = tl.where(mask, grad, 0.0)
                     shift_total += grad
                     scale_total += grad * deviation
                     grad *= scale
             store_block(grad_data_out + offset, grad.to(grad_data_out.dtype.element_ty), mask, EXACT)
-    if affine_ptr is not None:
+    if AFFINE > 0:
         statistic = tl.program_id(0) * channels + channel
         tl.store(shift_sum_out + statistic, tl.sum(shift_total, axis=0), mask=channel < channels)
         tl.store(scale_sum_out + statistic, tl.sum(scale_total, axis=0), mask=channel < channels)

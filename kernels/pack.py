@@ -60,6 +60,8 @@ def pack_weight_kernel(
 def pack_weight(weight: Tensor, channels: list[int], upsample: list[bool], dtype: torch.dtype) -> Tensor:
     """Return the packed weight (slots, inputs, outputs); slots that a source's channels do not have are undefined.
 
+    A 1x1 weight is small, and read as it is: (1, outputs, inputs) in its own dtype.
+
     Args:
         weight: (outputs, inputs, k, k), k = 1 or 3, of any floating dtype.
         channels: of each source, in the order of the inputs.
@@ -67,6 +69,8 @@ def pack_weight(weight: Tensor, channels: list[int], upsample: list[bool], dtype
         dtype: of the result; parity taps are summed in float32 at least and rounded once.
     """
     outputs, inputs, taps, _ = weight.shape
+    if taps == 1:
+        return weight.view(1, outputs, inputs)
     parities = any(upsample) and taps == 3
     first = sum(channels[: upsample.index(True)]) if parities else 0
     end = first + sum(c for c, up in zip(channels, upsample, strict=True) if up) if parities else 0

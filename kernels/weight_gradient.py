@@ -82,8 +82,10 @@ def all_taps_weight_gradient_kernel(
         first_column = first_input_pixel(column_index, column, stride, dilation, TAPS, UPSAMPLE)
         spacing = 1 if UPSAMPLE else dilation
         center, scale, shift = 0.0, 0.0, 0.0
-        if AFFINE:
-            center, scale, shift = load_read_affine(affine_ptr, sample, samples, channel, channels, dtype, PACKED)
+        if AFFINE > 0:
+            center, scale, shift = load_read_affine(
+                affine_ptr, sample, samples, channel, channels, AFFINE, dtype, PACKED
+            )
         grad_base = grad_ptr + sample.to(tl.int64) * out_height * out_width * out_channels
         data_base = data_ptr + sample.to(tl.int64) * height * width * channels
         grads = ()
@@ -224,8 +226,10 @@ def one_tap_weight_gradient_kernel(
                 first_row += quarter // 2
                 first_column += quarter % 2
         center, scale, shift = 0.0, 0.0, 0.0
-        if AFFINE:
-            center, scale, shift = load_read_affine(affine_ptr, sample, samples, channel, channels, dtype, PACKED)
+        if AFFINE > 0:
+            center, scale, shift = load_read_affine(
+                affine_ptr, sample, samples, channel, channels, AFFINE, dtype, PACKED
+            )
         h = load_activated(
             data_ptr + sample.to(tl.int64) * height * width * channels,
             first_row + (tap_index // TAPS) * dilation,

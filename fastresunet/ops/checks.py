@@ -28,8 +28,9 @@ def check_sources(sources: Sequence[Source], weight: Tensor, stride: int, dilati
                 f"{name} is read as {data.shape[0]} x {source.height} x {source.width} (samples, rows, columns), "
                 f"expected {first.data.shape[0]} x {first.height} x {first.width} as sources[0]"
             )
-        if affine is not None and affine.shape != (3, *data.shape[:2]):
-            raise ValueError(f"{name}.affine must have shape {(3, *data.shape[:2])}, got {tuple(affine.shape)}")
+        if affine is not None and (affine.shape[1:] != data.shape[:2] or len(affine) not in (1, 3)):
+            shapes = " or ".join(str((vectors, *data.shape[:2])) for vectors in (1, 3))
+            raise ValueError(f"{name}.affine must have shape {shapes}, got {tuple(affine.shape)}")
         if affine is not None and affine.dtype != accumulation_dtype(data.dtype):
             raise TypeError(f"{name}.affine must be {accumulation_dtype(data.dtype)}, got {affine.dtype}")
         if source.upsample and (stride, dilation) != (1, 1):

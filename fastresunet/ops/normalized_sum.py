@@ -37,9 +37,8 @@ def conv_norm_sum(
     """
     check_branches(sources, branches, stride)
     dtype = operand_dtype(sources[0].data, branches[0].weight)
-    vectors = accumulation_dtype(dtype)
-    means = [branch.running_mean.to(vectors) for branch in branches if branch.running_mean is not None]
-    variances = [branch.running_var.to(vectors) for branch in branches if branch.running_var is not None]
+    gamma, beta, *running = _stacked_vectors(branches, accumulation_dtype(dtype))
+    running_mean, running_var = running or (None, None)
     data, affine, relu, upsample = flatten(sources, dtype)
     total, mean, variance = _conv_norm_sum(
         data,
@@ -50,19 +49,23 @@ def conv_norm_sum(
         [branch.bias for branch in branches],
         stride,
         [branch.dilation for branch in branches],
-        _rows([branch.gamma.to(vectors) for branch in branches]),
-        _rows([branch.beta.to(vectors) for branch in branches]),
+        gamma,
+        beta,
         [branch.eps for branch in branches],
-        _rows(means) if means else None,
-        _rows(variances) if variances else None,
+        running_mean,
+        running_var,
         backend,
     )
     return total, mean, variance
 
 
-def _rows(vectors: list[Tensor]) -> Tensor:
-    """Stack vectors; one alone is not copied."""
-    return vectors[0][None] if len(vectors) == 1 else torch.stack(vectors)
+def _stacked_vectors(branches: Sequence[Branch], dtype: torch.dtype) -> list[Tensor]:
+    """Return gamma, beta and, where there are any, running mean and variance, each (branches, C)."""
+    names = ["gamma", "beta"] + (["running_mean", "running_var"] if branches[0].running_mean is not None else [])
+    vectors = [[getattr(branch, name).to(dtype) for branch in branches] for name in names]
+    if len(branches) == 1:
+        return [vector[None] for (vector,) in vectors]
+    return list(torch.stack([vector for group in vectors for vector in group]).view(len(names), len(branches), -1))
 
 
 def _shapes(

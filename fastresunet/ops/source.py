@@ -21,8 +21,8 @@ class Source:
 
     Attributes:
         data: raw features (N, C, H, W), usually the output of an earlier convolution.
-        affine: (3, N, C) with centre, scale and shift of every sample and channel, in float32 (float64 for float64
-            data); ``None`` reads ``data`` as it is.
+        affine: (3, N, C) with centre, scale and shift of every sample and channel, or (1, N, C) with a scale alone, in
+            float32 (float64 for float64 data); ``None`` reads ``data`` as it is.
         relu: apply the ReLU.
         upsample: read at twice the resolution, every pixel repeated 2x2 (nearest neighbour).
     """

@@ -24,6 +24,7 @@ class ConvCase:
         kernel: kernel size.
         upsample: of each source.
         affine: sources have an affine and a ReLU.
+        scale: sources have a scale alone and no ReLU.
         epilogue: ``"residual"``, ``"gate"``, ``"pool"`` or nothing.
     """
 
@@ -37,6 +38,7 @@ class ConvCase:
     dilation: int = 1
     upsample: tuple[bool, ...] = (False,)
     affine: bool = True
+    scale: bool = False
     epilogue: str = ""
     bias: bool = True
 
@@ -61,6 +63,7 @@ CASES = [
     ConvCase("stride2-odd-size", stride=2, size=(7, 9)),
     ConvCase("dilation6", dilation=6, size=(16, 14)),
     ConvCase("dilation-beyond-map", dilation=18, size=(6, 8)),
+    ConvCase("scale-alone", channels=(16,), scale=True),
     ConvCase("no-bias", bias=False),
     ConvCase("residual", epilogue="residual"),
     ConvCase("residual-stride2", epilogue="residual", stride=2),
@@ -123,7 +126,10 @@ def operands(case: ConvCase, kind: str = "normal") -> Operands:
         data = hurtful_image((case.samples, channels, height, width), kind)
         affine = torch.randn(3, case.samples, channels, dtype=torch.float64)
         affine[0] = data.mean(dim=(2, 3))
-        sources.append(Source(data, affine if case.affine else None, case.affine, up))
+        if case.scale:
+            sources.append(Source(data, affine[1:2], relu=False, upsample=up))
+        else:
+            sources.append(Source(data, affine if case.affine else None, case.affine, up))
     inputs = sum(case.channels)
     weight = (
         torch.randn(case.out, inputs, case.kernel, case.kernel, dtype=torch.float64) / (inputs * case.kernel**2) ** 0.5

@@ -14,7 +14,8 @@ from fastresunet.ops import Branch, ConvOutput, Source
 def read(source: Source) -> Tensor:
     h = source.data
     if source.affine is not None:
-        center, scale, shift = source.affine[..., None, None].to(torch.promote_types(h.dtype, torch.float32))
+        affine = source.affine[..., None, None].to(torch.promote_types(h.dtype, torch.float32))
+        center, scale, shift = affine if len(affine) == 3 else (0, affine[0], 0)
         # Centre and shift in one number, as PyTorch's BatchNorm does on the CPU.
         h = (h * scale + (shift - center * scale)).to(h.dtype)
     if source.relu:

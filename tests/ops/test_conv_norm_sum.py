@@ -32,7 +32,7 @@ def sources(channels: tuple[int, ...], upsample: tuple[bool, ...], gated: bool) 
     for c, up in zip(channels, upsample, strict=True):
         size = (4, 3) if up else (8, 6)
         data = torch.randn(2, c, *size, dtype=torch.float64, requires_grad=True)
-        affine = torch.randn(3, 2, c, dtype=torch.float64, requires_grad=True) if gated else None
+        affine = torch.randn(1, 2, c, dtype=torch.float64, requires_grad=True) if gated else None
         result.append(Source(data, affine, relu=False, upsample=up))
     return result
 

@@ -9,9 +9,10 @@ from fastresunet.ops.layout import as_image, channels_last, sum_pixels
 
 
 def read(data: Tensor, affine: Tensor, relu: bool, dtype: torch.dtype) -> Tensor:
-    """Return ``relu((data - center) * scale + shift)`` in ``dtype``; an empty ``affine`` is the identity."""
-    if affine.numel() == 0:
-        h = data.relu() if relu else data
+    """Return ``relu((data - center) * scale + shift)`` in ``dtype``; an ``affine`` of one is a scale alone."""
+    if len(affine) < 3:
+        h = data if affine.numel() == 0 else data * as_image(affine[0])
+        h = h.relu() if relu else h
     else:
         center, scale, shift = affine
         h = data - as_image(center)
@@ -30,7 +31,7 @@ def read_backward(grad: Tensor, data: Tensor, affine: Tensor, relu: bool, activa
     Args:
         grad: gradient of the activated values; overwritten.
         data: raw features (N, C, H, W).
-        affine: (3, N, C), or empty for the identity.
+        affine: (3, N, C), (1, N, C) for a scale alone, or empty for the identity.
         relu: whether the ReLU was applied.
         activated: result of ``read``.
     """
@@ -38,8 +39,11 @@ def read_backward(grad: Tensor, data: Tensor, affine: Tensor, relu: bool, activa
         grad = torch.ops.aten.threshold_backward.grad_input(grad, activated, 0, grad_input=grad)
     if affine.numel() == 0:
         return grad.to(data.dtype), affine.new_empty(0)
-    center, scale, _ = affine
     grad = grad.to(affine.dtype)
+    if len(affine) == 1:
+        grad_scale = sum_pixels(data * grad)
+        return grad.mul_(as_image(affine[0])).to(data.dtype), grad_scale[None]
+    center, scale, _ = affine
     grad_shift = sum_pixels(grad)
     grad_scale = sum_pixels((data - as_image(center)).mul_(grad))
     grad_data = grad.mul_(as_image(scale)).to(data.dtype)
