@@ -56,7 +56,7 @@ def conv_backward(
     nothing = weight.new_empty(0)
     grad_data, grad_affine = [x.new_empty(0) for x in data], [v.new_empty(0) for v in affine]
     if needs_sources:
-        packed = pack_weight(weight.contiguous(), [x.shape[1] for x in data], upsample, grad.dtype)
+        packed = pack_weight(weight.contiguous(), [x.shape[1] for x in data], upsample, grad.dtype, transposed=True)
         gradients = input_gradients(
             raw[None], data, affine, relu, upsample, packed, weight.shape[2], stride, [dilation], config
         )
@@ -167,7 +167,7 @@ def input_gradients(
         affine: (3, N, C) or (1, N, C) of each, or empty.
         relu: whether each was read through a ReLU.
         upsample: whether each was read at twice its resolution.
-        packed: the branches' weights, their outputs one after another, see ``pack_weight``.
+        packed: the branches' weights, their outputs one after another, transposed; see ``pack_weight``.
         kernel_size: 1 or 3.
         stride: of the convolutions.
         dilation: of each branch.
@@ -246,7 +246,7 @@ def _input_gradient(
         width,
         channels,
         first_input,
-        packed.shape[2] if kernel_size == 1 else packed.shape[1],
+        packed.shape[2],
         multiply_adds=grad.numel() * channels * (4 if upsample and kernel_size == 3 else kernel_size**2),
         DILATIONS=tuple(dilation),
         MODE=mode,

@@ -15,7 +15,7 @@ and by none where that is not in 0 .. TAPS - 1.
 import triton
 import triton.language as tl
 
-from .operand import load_activated, load_read_affine, load_weight
+from .operand import lies_within, load_activated, load_read_affine, load_weight
 from .window import first_input_pixel
 
 
@@ -80,9 +80,8 @@ def accumulate(
     width,
     channels,
     produced_channels,
-    first_input,
-    inputs,
-    outputs,
+    slot_size,
+    pitch,
     dilation,
     MODE: tl.constexpr,
     TAPS: tl.constexpr,
@@ -102,15 +101,17 @@ def accumulate(
 ):
     """Add one source's products to the accumulators (BLOCK_PIXELS, BLOCK_OUT) of a window.
 
-    Input (y, x) of a window is the source's pixel (first_row + y dilation, first_column + x dilation). The weight is
-    packed (slots, inputs, outputs); the source's channels are its inputs from ``first_input`` on, or for gradients its
-    outputs. RAW as in ``load_weight``.
+    Input (y, x) of a window is the source's pixel (first_row + y dilation, first_column + x dilation). ``weight_ptr`` is
+    at this source's matrix of the first tap, those of the other taps follow ``slot_size`` elements apart; ``pitch`` as in
+    ``load_weight``. RAW: the weight is a 1x1 parameter as it is, (outputs, inputs).
     """
-    TRANSPOSED: tl.constexpr = MODE != "forward"
+    TRANSPOSED: tl.constexpr = RAW and MODE == "forward"
     DTYPE: tl.constexpr = data_ptr.dtype.element_ty
     data_ptr += sample.to(tl.int64) * height * width * channels
     for first_channel in range(0, channels, BLOCK_IN):
         channel = first_channel + tl.arange(0, BLOCK_IN)
+        # Offsets of input (0, 0); those of the others are a constant away.
+        origin = (first_row * width + first_column)[:, None] * channels + channel[None, :]
         center, scale, shift = 0.0, 0.0, 0.0
         if AFFINE > 0:
             center, scale, shift = load_read_affine(
@@ -120,13 +121,12 @@ def accumulate(
             # A loop that the compiler can pipeline; nothing is shared between taps of a single position.
             for index in range(9):
                 h = load_activated(
-                    data_ptr,
-                    first_row + (index // 3) * dilation,
-                    first_column + (index % 3) * dilation,
-                    wanted,
+                    data_ptr + ((index // 3) * width + (index % 3)) * dilation * channels,
+                    origin,
+                    lies_within(first_row + (index // 3) * dilation, height)
+                    & lies_within(first_column + (index % 3) * dilation, width)
+                    & wanted,
                     channel,
-                    height,
-                    width,
                     channels,
                     center,
                     scale,
@@ -139,17 +139,13 @@ def accumulate(
                     WIDEN,
                 )
                 w = load_weight(
-                    weight_ptr,
-                    index if MODE == "forward" else 8 - index,
-                    first_input,
-                    inputs,
-                    outputs,
+                    weight_ptr + (index if MODE == "forward" else 8 - index) * slot_size,
+                    pitch,
                     channel,
                     produced,
                     channels,
                     produced_channels,
                     TRANSPOSED,
-                    RAW,
                     EXACT,
                     DTYPE,
                     WIDEN,
@@ -159,12 +155,9 @@ def accumulate(
             # An upsampled source under a 1x1 weight: one product for all positions.
             h = load_activated(
                 data_ptr,
-                first_row,
-                first_column,
-                wanted,
+                origin,
+                lies_within(first_row, height) & lies_within(first_column, width) & wanted,
                 channel,
-                height,
-                width,
                 channels,
                 center,
                 scale,
@@ -178,16 +171,12 @@ def accumulate(
             )
             w = load_weight(
                 weight_ptr,
-                0,
-                first_input,
-                inputs,
-                outputs,
+                pitch,
                 channel,
                 produced,
                 channels,
                 produced_channels,
                 TRANSPOSED,
-                RAW,
                 EXACT,
                 DTYPE,
                 WIDEN,
@@ -201,13 +190,12 @@ def accumulate(
             for y in tl.static_range(extent(MODE, TAPS, STEP, WINDOW_ROWS)):
                 for x in tl.static_range(extent(MODE, TAPS, STEP, WINDOW_COLUMNS)):
                     h = load_activated(
-                        data_ptr,
-                        first_row + y * dilation,
-                        first_column + x * dilation,
-                        wanted,
+                        data_ptr + (y * width + x) * dilation * channels,
+                        origin,
+                        lies_within(first_row + y * dilation, height)
+                        & lies_within(first_column + x * dilation, width)
+                        & wanted,
                         channel,
-                        height,
-                        width,
                         channels,
                         center,
                         scale,
@@ -230,25 +218,25 @@ def accumulate(
                                 and tap(MODE, TAPS, STEP, q, x) < TAPS
                             ):
                                 w = load_weight(
-                                    weight_ptr,
-                                    slot(
-                                        MODE,
-                                        TAPS,
-                                        PARITIES,
-                                        p,
-                                        q,
-                                        tap(MODE, TAPS, STEP, p, y),
-                                        tap(MODE, TAPS, STEP, q, x),
-                                    ),
-                                    first_input,
-                                    inputs,
-                                    outputs,
+                                    weight_ptr
+                                    + (
+                                        slot(
+                                            MODE,
+                                            TAPS,
+                                            PARITIES,
+                                            p,
+                                            q,
+                                            tap(MODE, TAPS, STEP, p, y),
+                                            tap(MODE, TAPS, STEP, q, x),
+                                        )
+                                    )
+                                    * slot_size,
+                                    pitch,
                                     channel,
                                     produced,
                                     channels,
                                     produced_channels,
                                     TRANSPOSED,
-                                    RAW,
                                     EXACT,
                                     DTYPE,
                                     WIDEN,
@@ -281,7 +269,7 @@ def accumulate_sources(
     wanted,
     out_channel,
     out_channels,
-    packed_outputs,
+    pitch,
     stride,
     dilation,
     TAPS: tl.constexpr,
@@ -306,8 +294,8 @@ def accumulate_sources(
 ):
     """Return the convolution of one or, unless ``TAPS2 == 0``, two sources at windows that start at (row, column).
 
-    ``TAPS`` is 2 for a 3x3 weight on an upsampled source. The weight is packed (slots, inputs, packed_outputs) with
-    the inputs of both sources.
+    ``TAPS`` is 2 for a 3x3 weight on an upsampled source. The weight is packed (slots, inputs, pitch) with the inputs
+    of both sources, ``weight_ptr`` at the first output.
     """
     inputs = channels
     if TAPS2 > 0:
@@ -328,9 +316,8 @@ def accumulate_sources(
         width,
         channels,
         out_channels,
-        0,
-        inputs,
-        packed_outputs,
+        inputs * pitch,
+        inputs if TAPS == 1 else pitch,
         dilation,
         "forward",
         TAPS,
@@ -353,7 +340,7 @@ def accumulate_sources(
             accumulators,
             data2_ptr,
             affine2_ptr,
-            weight_ptr,
+            weight_ptr + channels * (1 if TAPS2 == 1 else pitch),
             sample,
             samples,
             first_input_pixel(row_index, row, stride, dilation, TAPS2, UPSAMPLE2),
@@ -364,9 +351,8 @@ def accumulate_sources(
             width2,
             channels2,
             out_channels,
-            channels,
-            inputs,
-            packed_outputs,
+            inputs * pitch,
+            inputs if TAPS2 == 1 else pitch,
             dilation,
             "forward",
             TAPS2,

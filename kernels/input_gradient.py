@@ -68,9 +68,9 @@ def input_gradient_kernel(
 ):
     """Compute a tile of the gradient of a source (height, width, channels), in ``rows x columns`` windows.
 
-    The source's channels are the packed weight's inputs from ``first_input`` on. The output's gradient may have several
-    branches, one for each of DILATIONS, all of which have read this source; branch k has the weight's outputs from
-    k grad_channels on.
+    The weight is packed (slots, outputs, inputs); the source's channels are its inputs from ``first_input`` on. The
+    output's gradient may have several branches, one for each of DILATIONS, all of which have read this source; branch k
+    has the outputs from k grad_channels on.
     """
     sample = tl.program_id(0) // tiles
     index = (tl.program_id(0) % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
@@ -87,7 +87,7 @@ def input_gradient_kernel(
             grads,
             grad_ptr + branch * grad_size,
             None,
-            weight_ptr + branch * grad_channels * (inputs if RAW else 1),
+            weight_ptr + branch * grad_channels * inputs + first_input,
             sample,
             samples,
             first_gradient_pixel(row_index, row, dilation, MODE, TAPS),
@@ -98,9 +98,8 @@ def input_gradient_kernel(
             grad_width,
             grad_channels,
             channels,
-            first_input,
+            len(DILATIONS) * grad_channels * inputs,
             inputs,
-            len(DILATIONS) * grad_channels,
             dilation,
             MODE,
             TAPS,

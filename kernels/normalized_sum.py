@@ -48,10 +48,14 @@ class _Branches:
         return self.weight[0].shape[0]
 
     @cached_property
+    def joined(self) -> Tensor:
+        """Weights of all branches, their outputs one after another."""
+        return self.weight[0].contiguous() if len(self.weight) == 1 else torch.cat(self.weight)
+
+    @cached_property
     def packed(self) -> Tensor:
-        """Weights of all branches side by side."""
-        weight = self.weight[0].contiguous() if len(self.weight) == 1 else torch.cat(self.weight)
-        return pack_weight(weight, [x.shape[1] for x in self.data], self.upsample, self.data[0].dtype)
+        """The same as the forward passes read it."""
+        return pack_weight(self.joined, [x.shape[1] for x in self.data], self.upsample, self.data[0].dtype)
 
     @cached_property
     def biases(self) -> Tensor:
@@ -268,7 +272,9 @@ def _source_gradients(
         affine,
         branches.relu,
         branches.upsample,
-        branches.packed,
+        pack_weight(
+            branches.joined, [x.shape[1] for x in data], branches.upsample, grad_branches.dtype, transposed=True
+        ),
         branches.weight[0].shape[2],
         branches.stride,
         branches.dilation,

@@ -9,28 +9,53 @@ import triton.language as tl
 
 from .tile import load_block
 
-# Two elements in one 32-bit register: subtract the centre, scale, shift, clamp; then zero what lies outside the image.
-# One is the constant 1.0 twice: there is no packed subtraction before sm_90.
-_PACKED = """{{
-.reg .b32 one, deviation;
-mov.b32 one, {one};
-fma.rn.{kind} deviation, $1, one, $2;
-fma.rn{relu}.{kind} deviation, deviation, $3, $4;
-and.b32 $0, deviation, $5;
-}}"""
+# What a thread has of a 16-byte vector: eight elements, two in each 32-bit register.
+PACK = tl.constexpr(8)
+
+
+def _packed_assembly(kind: str, constants: str, steps: str, operands: int) -> str:
+    """Return inline PTX that applies ``steps`` to every register of a vector.
+
+    Args:
+        kind: ``"bf16x2"`` or ``"f16x2"``.
+        constants: declares and sets registers that all steps use.
+        steps: template of ``{kind}``, the result ``{0}`` and the operands ``{1}``, ``{2}`` ...
+        operands: how many of them there are.
+    """
+    registers = PACK.value // 2
+    lines = [
+        steps.format(*(f"${operand * registers + k}" for operand in range(operands + 1)), kind=kind)
+        for k in range(registers)
+    ]
+    return "\n".join(["{", constants, *lines, "}"])
+
+
+def _constraints(operands: int) -> str:
+    registers = PACK.value // 2
+    return ",".join(["=r"] * registers + ["r"] * registers * operands)
+
+
+# Subtract the centre, scale, shift, clamp; then zero what lies outside the image. The constant is 1.0 twice: there is
+# no packed subtraction before sm_90.
+_AFFINE = """fma.rn.{{kind}} deviation, {{1}}, one, {{2}};
+fma.rn{relu}.{{kind}} deviation, deviation, {{3}}, {{4}};
+and.b32 {{0}}, deviation, {{5}};"""
+_ONE = ".reg .b32 one, deviation; mov.b32 one, {};"
+PACKED_BFLOAT16 = tl.constexpr(_packed_assembly("bf16x2", _ONE.format("0x3F803F80"), _AFFINE.format(relu=""), 5))
+PACKED_BFLOAT16_RELU = tl.constexpr(
+    _packed_assembly("bf16x2", _ONE.format("0x3F803F80"), _AFFINE.format(relu=".relu"), 5)
+)
+PACKED_FLOAT16 = tl.constexpr(_packed_assembly("f16x2", _ONE.format("0x3C003C00"), _AFFINE.format(relu=""), 5))
+PACKED_FLOAT16_RELU = tl.constexpr(
+    _packed_assembly("f16x2", _ONE.format("0x3C003C00"), _AFFINE.format(relu=".relu"), 5)
+)
+PACKED_CONSTRAINTS = tl.constexpr(_constraints(5))
 # A scale alone: added to -0.0, which leaves every product as it is.
-_PACKED_SCALE = """{{
-.reg .b32 nothing, scaled;
-mov.b32 nothing, 0x80008000;
-fma.rn.{kind} scaled, $1, $2, nothing;
-and.b32 $0, scaled, $3;
-}}"""
-PACKED_BFLOAT16_SCALE = tl.constexpr(_PACKED_SCALE.format(kind="bf16x2"))
-PACKED_FLOAT16_SCALE = tl.constexpr(_PACKED_SCALE.format(kind="f16x2"))
-PACKED_BFLOAT16 = tl.constexpr(_PACKED.format(one="0x3F803F80", kind="bf16x2", relu=""))
-PACKED_BFLOAT16_RELU = tl.constexpr(_PACKED.format(one="0x3F803F80", kind="bf16x2", relu=".relu"))
-PACKED_FLOAT16 = tl.constexpr(_PACKED.format(one="0x3C003C00", kind="f16x2", relu=""))
-PACKED_FLOAT16_RELU = tl.constexpr(_PACKED.format(one="0x3C003C00", kind="f16x2", relu=".relu"))
+_SCALE = "fma.rn.{kind} scaled, {1}, {2}, nothing; and.b32 {0}, scaled, {3};"
+_NOTHING = ".reg .b32 nothing, scaled; mov.b32 nothing, 0x80008000;"
+PACKED_BFLOAT16_SCALE = tl.constexpr(_packed_assembly("bf16x2", _NOTHING, _SCALE, 3))
+PACKED_FLOAT16_SCALE = tl.constexpr(_packed_assembly("f16x2", _NOTHING, _SCALE, 3))
+PACKED_SCALE_CONSTRAINTS = tl.constexpr(_constraints(3))
 
 
 @triton.jit
@@ -81,14 +106,17 @@ def operand(x, DTYPE: tl.constexpr, WIDEN: tl.constexpr):
 
 
 @triton.jit
+def lies_within(index, size):
+    """Return ``0 <= index < size`` by one comparison: a negative index is a large unsigned number."""
+    return tl.cast(index, tl.uint32, bitcast=True) < tl.cast(size, tl.uint32)
+
+
+@triton.jit
 def load_activated(
     data_ptr,
-    row,
-    column,
-    wanted,
+    offset,
+    inside,
     channel,
-    height,
-    width,
     channels,
     center,
     scale,
@@ -102,26 +130,22 @@ def load_activated(
 ):
     """Load pixels (BLOCK_PIXELS, BLOCK_IN) through affine and ReLU; zero outside the image, after both.
 
-    The vectors are those of ``load_read_affine``. EXACT says that all pixels and channels of the block are wanted.
+    The vectors are those of ``load_read_affine``. EXACT says that all channels of the block are wanted.
     """
     dtype: tl.constexpr = data_ptr.dtype.element_ty
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    if not EXACT:
-        inside = inside & wanted
     mask = inside[:, None]
     if not EXACT:
         mask = mask & (channel < channels)[None, :]
-    pixel = row * width + column
-    x = tl.load(data_ptr + pixel[:, None] * channels + channel[None, :], mask=mask, other=0.0)
+    x = tl.load(data_ptr + offset, mask=mask, other=0.0)
     if AFFINE == 1 and PACKED and not RELU:
         keep = tl.where(inside, -1, 0).to(tl.int16)
         h = tl.inline_asm_elementwise(
             PACKED_BFLOAT16_SCALE if dtype == tl.bfloat16 else PACKED_FLOAT16_SCALE,
-            "=r,r,r,r",
+            PACKED_SCALE_CONSTRAINTS,
             [x, scale[None, :], keep[:, None]],
             dtype=x.dtype,
             is_pure=True,
-            pack=2,
+            pack=PACK,
         )
     elif AFFINE > 0 and PACKED:
         if dtype == tl.bfloat16:
@@ -131,11 +155,11 @@ def load_activated(
         keep = tl.where(inside, -1, 0).to(tl.int16)
         h = tl.inline_asm_elementwise(
             assembly,
-            "=r,r,r,r,r,r",
+            PACKED_CONSTRAINTS,
             [x, center[None, :], scale[None, :], shift[None, :], keep[:, None]],
             dtype=x.dtype,
             is_pure=True,
-            pack=2,
+            pack=PACK,
         )
     elif AFFINE > 0 or RELU:
         h = x.to(ACCUMULATE)
@@ -153,41 +177,26 @@ def load_activated(
 @triton.jit
 def load_weight(
     weight_ptr,
-    slot,
-    first_input,
-    inputs,
-    outputs,
+    pitch,
     reduced,
     produced,
     reduced_end,
     produced_end,
     TRANSPOSED: tl.constexpr,
-    RAW: tl.constexpr,
     EXACT: tl.constexpr,
     DTYPE: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """Load one matrix (BLOCK_IN, BLOCK_OUT) of a weight packed as (slots, inputs, outputs).
+    """Load a matrix (BLOCK_IN, BLOCK_OUT) from one with ``pitch`` elements a row.
 
-    The reduction runs over its inputs, from ``first_input`` on, and the product over its outputs; TRANSPOSED exchanges
-    the two, for the gradient of the inputs. RAW: the weight is a 1x1 parameter as it is, (outputs, inputs).
+    Rows are what the product sums over and columns what it produces; TRANSPOSED: the other way round.
     """
-    if RAW:
-        base, input_pitch, output_pitch = weight_ptr + first_input, 1, inputs
-    else:
-        base, input_pitch, output_pitch = weight_ptr + (slot * inputs + first_input) * outputs, outputs, 1
     if TRANSPOSED:
-        reduced_pitch, produced_pitch = output_pitch, input_pitch
-    else:
-        reduced_pitch, produced_pitch = input_pitch, output_pitch
-    # Load along the contiguous direction.
-    if TRANSPOSED != RAW:
-        pointer = base + produced[:, None] * produced_pitch + reduced[None, :] * reduced_pitch
+        pointer = weight_ptr + produced[:, None] * pitch + reduced[None, :]
         mask = (produced < produced_end)[:, None] & (reduced < reduced_end)[None, :]
+        w = tl.trans(load_block(pointer, mask, EXACT))
     else:
-        pointer = base + reduced[:, None] * reduced_pitch + produced[None, :] * produced_pitch
+        pointer = weight_ptr + reduced[:, None] * pitch + produced[None, :]
         mask = (reduced < reduced_end)[:, None] & (produced < produced_end)[None, :]
-    w = load_block(pointer, mask, EXACT)
-    if TRANSPOSED != RAW:
-        w = tl.trans(w)
+        w = load_block(pointer, mask, EXACT)
     return operand(w, DTYPE, WIDEN)

@@ -27,10 +27,13 @@ def pack_weight_kernel(
     end_upsampled,
     TAPS: tl.constexpr,
     PARITIES: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
     BLOCK: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
-    """Write one slot of (slots, inputs, outputs) from (outputs, inputs, TAPS, TAPS).
+    """Write one slot of (slots, inputs, outputs), or (slots, outputs, inputs) if TRANSPOSED.
+
+    The weight is (outputs, inputs, TAPS, TAPS).
 
     Inputs from ``first_upsampled`` to ``end_upsampled`` get slots (2 p + q) 4 + 2 a + b, the others their taps.
     """
@@ -40,7 +43,10 @@ def pack_weight_kernel(
     within = (channel < inputs)[:, None] & (out_channel < outputs)[None, :]
     row, column = slot // TAPS, slot % TAPS
     source = weight_ptr + (out_channel[None, :] * inputs + channel[:, None]) * (TAPS * TAPS)
-    target = packed_out + (slot * inputs + channel[:, None]) * outputs + out_channel[None, :]
+    if TRANSPOSED:
+        target = packed_out + (slot * outputs + out_channel[None, :]) * inputs + channel[:, None]
+    else:
+        target = packed_out + (slot * inputs + channel[:, None]) * outputs + out_channel[None, :]
     dtype: tl.constexpr = packed_out.dtype.element_ty
     if PARITIES:
         upsampled = (channel >= first_upsampled) & (channel < end_upsampled)
@@ -57,16 +63,19 @@ def pack_weight_kernel(
     tl.store(target, value.to(dtype), mask=within)
 
 
-def pack_weight(weight: Tensor, channels: list[int], upsample: list[bool], dtype: torch.dtype) -> Tensor:
+def pack_weight(
+    weight: Tensor, channels: list[int], upsample: list[bool], dtype: torch.dtype, transposed: bool = False
+) -> Tensor:
     """Return the packed weight (slots, inputs, outputs); slots that a source's channels do not have are undefined.
 
-    A 1x1 weight is small, and read as it is: (1, outputs, inputs) in its own dtype.
+    A 1x1 weight is small, and read as it is: (1, outputs, inputs) in its own dtype, for both uses.
 
     Args:
         weight: (outputs, inputs, k, k), k = 1 or 3, of any floating dtype.
         channels: of each source, in the order of the inputs.
         upsample: whether each source is read at twice its resolution; such sources stand together.
         dtype: of the result; parity taps are summed in float32 at least and rounded once.
+        transposed: return (slots, outputs, inputs), for the gradient of the inputs.
     """
     outputs, inputs, taps, _ = weight.shape
     if taps == 1:
@@ -75,7 +84,8 @@ def pack_weight(weight: Tensor, channels: list[int], upsample: list[bool], dtype
     first = sum(channels[: upsample.index(True)]) if parities else 0
     end = first + sum(c for c, up in zip(channels, upsample, strict=True) if up) if parities else 0
     slots = 16 if parities else taps * taps
-    packed = weight.new_empty((slots, inputs, outputs), dtype=dtype)
+    shape = (slots, outputs, inputs) if transposed else (slots, inputs, outputs)
+    packed = weight.new_empty(shape, dtype=dtype)
     launch(
         pack_weight_kernel,
         (slots, triton.cdiv(inputs, _BLOCK), triton.cdiv(outputs, _BLOCK)),
@@ -87,6 +97,7 @@ def pack_weight(weight: Tensor, channels: list[int], upsample: list[bool], dtype
         end,
         TAPS=taps,
         PARITIES=parities,
+        TRANSPOSED=transposed,
         BLOCK=_BLOCK,
         ACCUMULATE=tl.float64 if weight.dtype == torch.float64 else tl.float32,
     )

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from .implicit_gemm import extent, slot, tap, zero_accumulators
-from .operand import load_activated, load_read_affine, operand
+from .operand import lies_within, load_activated, load_read_affine, operand
 from .tile import load_block
 from .window import first_input_pixel, window_start
 
@@ -81,6 +81,7 @@ def all_taps_weight_gradient_kernel(
         first_row = first_input_pixel(row_index, row, stride, dilation, TAPS, UPSAMPLE)
         first_column = first_input_pixel(column_index, column, stride, dilation, TAPS, UPSAMPLE)
         spacing = 1 if UPSAMPLE else dilation
+        origin = (first_row * width + first_column)[:, None] * channels + channel[None, :]
         center, scale, shift = 0.0, 0.0, 0.0
         if AFFINE > 0:
             center, scale, shift = load_read_affine(
@@ -106,13 +107,12 @@ def all_taps_weight_gradient_kernel(
         for y in tl.static_range(extent("forward", TAPS, READ_STEP, WINDOW_ROWS)):
             for x in tl.static_range(extent("forward", TAPS, READ_STEP, WINDOW_COLUMNS)):
                 h = load_activated(
-                    data_base,
-                    first_row + y * dilation,
-                    first_column + x * dilation,
-                    wanted,
+                    data_base + (y * width + x) * dilation * channels,
+                    origin,
+                    lies_within(first_row + y * dilation, height)
+                    & lies_within(first_column + x * dilation, width)
+                    & wanted,
                     channel,
-                    height,
-                    width,
                     channels,
                     center,
                     scale,
@@ -225,19 +225,21 @@ def one_tap_weight_gradient_kernel(
             if TAPS == 2:
                 first_row += quarter // 2
                 first_column += quarter % 2
+        origin = (first_row * width + first_column)[:, None] * channels + channel[None, :]
         center, scale, shift = 0.0, 0.0, 0.0
         if AFFINE > 0:
             center, scale, shift = load_read_affine(
                 affine_ptr, sample, samples, channel, channels, AFFINE, dtype, PACKED
             )
         h = load_activated(
-            data_ptr + sample.to(tl.int64) * height * width * channels,
-            first_row + (tap_index // TAPS) * dilation,
-            first_column + (tap_index % TAPS) * dilation,
-            wanted,
+            data_ptr
+            + sample.to(tl.int64) * height * width * channels
+            + ((tap_index // TAPS) * width + (tap_index % TAPS)) * dilation * channels,
+            origin,
+            lies_within(first_row + (tap_index // TAPS) * dilation, height)
+            & lies_within(first_column + (tap_index % TAPS) * dilation, width)
+            & wanted,
             channel,
-            height,
-            width,
             channels,
             center,
             scale,
