@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-import triton
 import triton.language as tl
 
 from .interpreter import INTERPRETED
@@ -61,19 +60,150 @@ class Config:
     window_rows: int = 1
     all_taps: bool = False
     warps: int = 4
-    stages: int = 2
+    stages: int = 1
 
 
 def rule(layer: Layer) -> Config:
-    """Return the default configuration: at least 16 in each direction, as tensor cores need."""
-    inputs, outputs = layer.inputs, layer.outputs
+    """Return the default configuration of a layer.
+
+    The tables were chosen by what binds the compiled kernels (``docs/design.md``): thin layers share the inputs of a
+    window, since applying the affine binds them; wide ones fill the registers with one large product.
+    """
+    table = _TABLES[layer.kind == "weight_gradient", layer.dtype.itemsize == 2]
+    config = table[_situation(layer)][_width(layer)]
+    reduced = layer.outputs if layer.kind == "input_gradient" else layer.inputs
+    block_in = min(config.block_in, _at_least_16(reduced))
+    # A thread should have 16 bytes of a tile, for vector loads.
+    needed = 32 * config.warps * (16 // layer.dtype.itemsize) // block_in
+    block_pixels = min(max(config.block_pixels, needed), _at_least_16(layer.pixels))
+    return replace(config, block_pixels=block_pixels, block_in=block_in)
+
+
+def candidates(layer: Layer) -> list[Config]:
+    """Return what may be chosen for a layer by measuring, the default first.
+
+    These are the table's tiles for as many channels, and the default on another number of warps.
+    """
+    default, width = rule(layer), _width(layer)
+    tiles = [row[width] for row in _TABLES[layer.kind == "weight_gradient", layer.dtype.itemsize == 2].values()]
+    return list(dict.fromkeys([default, *tiles, replace(default, warps=8 if default.warps == 4 else 4)]))
+
+
+def _width(layer: Layer) -> int:
+    """Return the column of a table: the channels that are produced, fewer where the products of few inputs are thin."""
+    produced = layer.inputs if layer.kind == "input_gradient" else layer.outputs
+    if layer.kind == "weight_gradient":
+        produced = min(produced, 2 * _at_least_16(layer.inputs))
+    return next((width for width in _WIDTHS if produced <= width), _WIDTHS[-1])
+
+
+def _situation(layer: Layer) -> str:
+    """Return the row of a table: what the operation leaves open about a tile."""
+    if layer.kind == "input_gradient" and layer.stride == 2:
+        return "window"
+    if layer.kernel_size == 1:
+        return "upsampled 1x1" if layer.upsample and layer.kind == "forward" else "1x1"
     if layer.kind == "input_gradient":
-        inputs, outputs = outputs, inputs
-    block_out = min(128, max(16, triton.next_power_of_2(outputs)))
-    block_in = min(64 if block_out < 128 else 32, max(16, triton.next_power_of_2(inputs)))
-    largest = 128 if block_out <= 64 else 64
-    block_pixels = min(largest, max(16, triton.next_power_of_2(layer.pixels)))
-    return Config(block_pixels, block_in, block_out)
+        return "scattered" if layer.upsample or layer.dilation > 1 else "3x3"
+    if layer.upsample or (layer.pool and layer.kind == "forward"):
+        return "window"
+    if layer.stride == 2 or layer.dilation > 1:
+        return "scattered"
+    return "image" if layer.inputs < 16 and layer.kind == "forward" else "3x3"
+
+
+def _at_least_16(count: int) -> int:
+    return max(16, next_power_of_2(count))
+
+
+def next_power_of_2(count: int) -> int:
+    """Return the smallest power of 2 that is at least ``count``."""
+    return 1 << (count - 1).bit_length()
+
+
+# Output channels that a column of a table is for; the last one also for more.
+_WIDTHS = (16, 32, 64, 128)
+
+
+def _row(*configs: Config) -> dict[int, Config]:
+    return dict(zip(_WIDTHS, configs, strict=True))
+
+
+# 3x3: stride 1 (its window is open); image: few channels, loaded one by one; scattered: neighbours share no inputs; window: 2x2 given by the operation.
+# Triton lays the warps of consecutive products along the pixels, at least 16 for each.
+_HALF = {
+    "3x3": _row(
+        Config(64, 16, 16, window_rows=4),
+        Config(64, 16, 32, window_rows=4),
+        Config(64, 16, 64, window_rows=2),
+        Config(128, 64, 64),
+    ),
+    "image": _row(Config(64, 16, 16, window_rows=4), Config(64, 16, 32), Config(64, 16, 32), Config(64, 16, 32)),
+    "scattered": _row(
+        Config(128, 16, 16, window_rows=2), Config(64, 16, 32, window_rows=2), Config(64, 32, 64), Config(64, 32, 64)
+    ),
+    "window": _row(Config(64, 16, 16), Config(64, 16, 32), Config(64, 16, 32), Config(64, 16, 32)),
+    "1x1": _row(Config(128, 32, 16), Config(128, 32, 32), Config(64, 64, 64), Config(64, 32, 128)),
+    "upsampled 1x1": _row(Config(64, 16, 16), Config(64, 16, 32), Config(64, 32, 32), Config(64, 32, 32)),
+}
+_SINGLE = {
+    "3x3": _row(
+        Config(64, 16, 16, window_rows=2), Config(32, 16, 32, window_rows=2), Config(64, 32, 64), Config(64, 16, 64)
+    ),
+    "image": _row(Config(64, 16, 16), Config(64, 16, 32), Config(64, 16, 32), Config(64, 16, 32)),
+    "scattered": _row(Config(128, 16, 16), Config(64, 16, 32), Config(64, 16, 64), Config(64, 16, 64)),
+    "window": _row(Config(32, 16, 16), Config(32, 16, 16), Config(32, 16, 16), Config(32, 16, 16)),
+    "1x1": _row(Config(64, 32, 16), Config(64, 32, 32), Config(64, 32, 64), Config(64, 32, 64)),
+    "upsampled 1x1": _row(Config(64, 16, 16), Config(64, 16, 16), Config(64, 16, 16), Config(64, 16, 16)),
+}
+_HALF_WEIGHT_GRADIENT = {
+    "3x3": _row(
+        Config(32, 16, 16, window_rows=4, all_taps=True, warps=1),
+        Config(32, 16, 32, window_rows=4, all_taps=True, warps=2),
+        Config(32, 32, 64, window_rows=2, all_taps=True),
+        Config(64, 64, 128, stages=2),
+    ),
+    "scattered": _row(
+        Config(64, 16, 16, all_taps=True, warps=1),
+        Config(64, 16, 32, window_rows=2, all_taps=True, warps=2),
+        Config(32, 32, 64, all_taps=True),
+        Config(64, 64, 128, stages=2),
+    ),
+    "window": _row(
+        Config(32, 16, 16, all_taps=True, warps=1),
+        Config(32, 16, 32, all_taps=True, warps=2),
+        Config(64, 64, 64, stages=2),
+        Config(64, 64, 64, stages=2),
+    ),
+    "1x1": _row(Config(128, 32, 16), Config(128, 32, 32), Config(128, 64, 64), Config(64, 64, 128)),
+}
+_SINGLE_WEIGHT_GRADIENT = {
+    "3x3": _row(
+        Config(16, 16, 16, window_rows=4, all_taps=True, warps=1),
+        Config(16, 16, 32, window_rows=4, all_taps=True, warps=2),
+        Config(16, 16, 64, window_rows=2, all_taps=True),
+        Config(32, 64, 64),
+    ),
+    "scattered": _row(
+        Config(32, 16, 16, all_taps=True, warps=1),
+        Config(32, 16, 32, all_taps=True, warps=2),
+        Config(16, 16, 64, all_taps=True),
+        Config(32, 64, 64),
+    ),
+    "window": _row(
+        Config(16, 16, 16, all_taps=True, warps=2),
+        Config(16, 16, 32, all_taps=True),
+        Config(32, 64, 64),
+        Config(32, 64, 64),
+    ),
+    "1x1": _row(Config(32, 32, 16), Config(32, 32, 32), Config(32, 64, 64), Config(32, 64, 64)),
+}
+_TABLES = {
+    (False, True): _HALF,
+    (False, False): _SINGLE,
+    (True, True): _HALF_WEIGHT_GRADIENT,
+    (True, False): _SINGLE_WEIGHT_GRADIENT,
+}
 
 
 def arithmetic(dtype: torch.dtype) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import torch
 import triton
 from torch import Tensor
 
-from .config import Config, Layer, arithmetic, rule
+from .choice import choose
+from .config import Config, Layer, arithmetic
 from .forward import forward_kernel
 from .launch import launch
 from .pack import pack_weight
@@ -42,8 +43,9 @@ def conv(
     check_supported(data, upsample, pool, stride, dilation, out_channels * height * width)
     if config is None:
         inputs = sum(x.shape[1] for x in data)
-        config = rule(
-            Layer("forward", first.dtype, inputs, out_channels, taps, stride, dilation, parity, pool, height * width)
+        config = choose(
+            Layer("forward", first.dtype, inputs, out_channels, taps, stride, dilation, parity, pool, height * width),
+            first.device,
         )
     window_rows, window_columns = (2, 2) if parity or pool else (config.window_rows, 1)
     rows, columns = windows(height, window_rows, dilation, pool), windows(width, window_columns, dilation, pool)

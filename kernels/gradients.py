@@ -6,7 +6,8 @@ import torch
 import triton
 from torch import Tensor
 
-from .config import Config, Layer, accumulation, arithmetic, rule
+from .choice import choose
+from .config import Config, Layer, accumulation, arithmetic
 from .convolution import empty_image, is_exact, source_arguments, windows
 from .finish import finish_affine, finish_weight, sum_parts
 from .input_gradient import input_gradient_kernel
@@ -16,8 +17,9 @@ from .pack import pack_weight
 from .supported import check_supported
 from .weight_gradient import all_taps_weight_gradient_kernel, one_tap_weight_gradient_kernel
 
-# Programs that fill a large GPU; the weight gradient splits its pixels until it has as many.
-_PROGRAMS = 256
+# Programs that fill a large GPU once, and a few times over; the weight gradient splits its pixels until it has as many.
+_FEWEST_PROGRAMS, _MOST_PROGRAMS = 128, 512
+_SLAB_BYTES = 8 << 20
 _BLOCK_PIXELS = 64
 
 
@@ -171,7 +173,7 @@ def input_gradients(
         kernel_size: 1 or 3.
         stride: of the convolutions.
         dilation: of each branch.
-        config: tile, or ``None`` for the rule's.
+        config: tile, or ``None`` for the chosen one.
     """
     results, first_input = [], 0
     for x, vectors, positive, up in zip(data, affine, relu, upsample, strict=True):
@@ -198,7 +200,7 @@ def _input_gradient(
     samples, channels, height, width = data.shape
     grad_channels = grad.shape[2]
     if config is None:
-        config = rule(
+        config = choose(
             Layer(
                 "input_gradient",
                 grad.dtype,
@@ -210,7 +212,8 @@ def _input_gradient(
                 upsample,
                 False,
                 grad.shape[3] * grad.shape[4],
-            )
+            ),
+            grad.device,
         )
     taps, mode, window_rows, window_columns = kernel_size, "flipped", config.window_rows if len(dilation) == 1 else 1, 1
     if upsample:
@@ -291,7 +294,7 @@ def weight_gradient(
         weight: (outputs, inputs, k, k).
         stride: of the convolution.
         dilation: of the convolution.
-        config: tile, or ``None`` for the rule's.
+        config: tile, or ``None`` for the chosen one.
     """
     grad_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
     first_input = 0
@@ -316,7 +319,7 @@ def _weight_gradient_slabs(
     samples, channels, height, width = data.shape
     out_channels, out_height, out_width = grad.shape[1:]
     if config is None:
-        config = rule(
+        config = choose(
             Layer(
                 "weight_gradient",
                 grad.dtype,
@@ -328,7 +331,8 @@ def _weight_gradient_slabs(
                 upsample,
                 False,
                 out_height * out_width,
-            )
+            ),
+            grad.device,
         )
     taps = 2 if upsample and kernel_size == 3 else kernel_size
     slots = taps * taps * (4 if upsample and (taps == 2 or not config.all_taps) else 1)
@@ -344,7 +348,10 @@ def _weight_gradient_slabs(
     tiles = triton.cdiv(rows * columns, config.block_pixels)
     blocks = triton.cdiv(channels, config.block_in) * triton.cdiv(out_channels, config.block_out)
     programs = blocks if config.all_taps else blocks * slots
-    splits = max(1, min(samples * tiles, _PROGRAMS // programs))
+    # Each program writes a slab; together they should stay small beside the features.
+    slab_bytes = 4 * config.block_in * config.block_out * (slots if config.all_taps else 1)
+    wanted = min(_MOST_PROGRAMS, max(_FEWEST_PROGRAMS, _SLAB_BYTES // slab_bytes))
+    splits = max(1, min(samples * tiles, wanted // programs))
     accumulate = torch.promote_types(grad.dtype, torch.float32)
     slabs = grad.new_empty((splits, slots, channels, out_channels), dtype=accumulate)
     exact = is_exact(grad.shape, (window_rows, window_columns), dilation, config, [channels])

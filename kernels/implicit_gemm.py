@@ -101,9 +101,9 @@ def accumulate(
 ):
     """Add one source's products to the accumulators (BLOCK_PIXELS, BLOCK_OUT) of a window.
 
-    Input (y, x) of a window is the source's pixel (first_row + y dilation, first_column + x dilation). ``weight_ptr`` is
-    at this source's matrix of the first tap, those of the other taps follow ``slot_size`` elements apart; ``pitch`` as in
-    ``load_weight``. RAW: the weight is a 1x1 parameter as it is, (outputs, inputs).
+    Input (y, x) of a window is the source's pixel (first_row + y dilation, first_column + x dilation). ``weight_ptr``
+    is at this source's matrix of the first tap, those of the other taps follow ``slot_size`` elements apart; ``pitch``
+    as in ``load_weight``. RAW: the weight is a 1x1 parameter as it is, (outputs, inputs).
     """
     TRANSPOSED: tl.constexpr = RAW and MODE == "forward"
     DTYPE: tl.constexpr = data_ptr.dtype.element_ty

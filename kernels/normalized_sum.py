@@ -11,7 +11,8 @@ import triton
 from torch import Tensor
 
 from .branches import branch_kernel
-from .config import Config, Layer, arithmetic, rule
+from .choice import choose
+from .config import Config, Layer, arithmetic
 from .convolution import empty_image, is_exact, source_arguments, windows
 from .finish import sum_parts
 from .gradients import input_gradients, weight_gradient
@@ -73,7 +74,7 @@ class _Branches:
         first, kernel_size = self.data[0], self.weight[0].shape[2]
         inputs = sum(x.shape[1] for x in self.data)
         height, width = self.size
-        return rule(
+        return choose(
             Layer(
                 "forward",
                 first.dtype,
@@ -85,7 +86,8 @@ class _Branches:
                 any(self.upsample),
                 False,
                 height * width,
-            )
+            ),
+            first.device,
         )
 
     def tiles(self, config: Config) -> tuple[int, int, int]:

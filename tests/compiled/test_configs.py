@@ -1,0 +1,105 @@
+"""Every configuration that can be selected, compiled, against the PyTorch backend."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+import torch
+from fastresunet_kernels.config import Config, Layer, candidates
+from fastresunet_kernels.gradients import input_gradients, weight_gradient
+from fastresunet_kernels.pack import pack_weight
+
+from fastresunet.ops import torch_backend
+from tests.compiled.twins import arguments, check_forward
+from tests.numerics import assert_as_close_as_reference
+from tests.ops.cases import ConvCase
+
+# Blocks of channels and windows that are complete in some configurations and not in others.
+CASE = ConvCase("configured", channels=(48,), out=80, size=(10, 14), samples=1)
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def selectable(kind: Literal["forward", "input_gradient", "weight_gradient"], dtype: torch.dtype) -> list[Config]:
+    """Return all configurations of a kind of product."""
+    situations: list[dict[str, Any]] = [
+        {"kernel_size": 3},
+        {"kernel_size": 3, "dilation": 6},
+        {"kernel_size": 3, "stride": 2},
+        {"kernel_size": 3, "upsample": True},
+        {"kernel_size": 3, "pool": True},
+        {"kernel_size": 1},
+        {"kernel_size": 1, "stride": 2},
+        {"kernel_size": 1, "upsample": True},
+    ]
+    usual: dict[str, Any] = {"stride": 1, "dilation": 1, "upsample": False, "pool": False}
+    found: list[Config] = []
+    for width, situation in itertools.product((16, 32, 64, 128, 256), situations):
+        options = {**usual, **situation}
+        found += candidates(Layer(kind, dtype, width, width, pixels=65536, **options))
+    return list(dict.fromkeys(found))
+
+
+def described(config: Config) -> str:
+    """Return a readable id."""
+    parts = [f"{config.block_pixels}x{config.block_in}x{config.block_out}", f"{config.warps}warps"]
+    parts += [f"{config.window_rows}rows"] * (config.window_rows > 1) + ["alltaps"] * config.all_taps
+    return "-".join([*parts, f"{config.stages}stages"] if config.stages > 1 else parts)
+
+
+def runs(kind: Literal["forward", "input_gradient", "weight_gradient"]) -> list[object]:
+    return [
+        pytest.param(dtype, config, id=f"{name}-{described(config)}")
+        for name, dtype in DTYPES.items()
+        for config in selectable(kind, dtype)
+    ]
+
+
+@pytest.mark.parametrize(("dtype", "config"), runs("forward"))
+def test_forward(architecture: int, dtype: torch.dtype, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    check_forward(CASE, dtype, config)
+
+
+@pytest.mark.parametrize(("dtype", "config"), runs("input_gradient"))
+def test_input_gradient(architecture: int, dtype: torch.dtype, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    given = arguments(CASE, dtype)
+    data, affine, relu, upsample, weight = given[dtype][:5]
+    direction = torch.randn(CASE.output_shape).to(dtype).contiguous(memory_format=torch.channels_last)
+    packed = pack_weight(weight, list(CASE.channels), upsample, dtype, transposed=True)
+    ((grad_data, grad_affine),) = input_gradients(
+        direction[None], data, affine, relu, upsample, packed, 3, 1, [1], config
+    )
+    for value, twin, exact in zip((grad_data, grad_affine), *gradients(direction, given, dtype, (3, 4)), strict=True):
+        assert_as_close_as_reference(value, twin, exact, dtype, CASE.out * 9)
+
+
+@pytest.mark.parametrize(("dtype", "config"), runs("weight_gradient"))
+def test_weight_gradient(
+    architecture: int, dtype: torch.dtype, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    given = arguments(CASE, dtype)
+    data, affine, relu, upsample, weight = given[dtype][:5]
+    direction = torch.randn(CASE.output_shape).to(dtype).contiguous(memory_format=torch.channels_last)
+    value = weight_gradient(direction, data, affine, relu, upsample, weight, 1, 1, config)
+    (twin,), (exact,) = gradients(direction, given, dtype, (5,))
+    assert_as_close_as_reference(value, twin, exact, dtype, CASE.size[0] * CASE.size[1])
+
+
+def gradients(
+    direction: torch.Tensor, given: dict[torch.dtype, tuple[Any, ...]], dtype: torch.dtype, wanted: tuple[int, ...]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return chosen results of the twin in ``dtype`` and in float64; lists have one element."""
+    plain: Callable[..., Any] = torch_backend.conv_backward
+    results = []
+    for kind in (dtype, torch.float64):
+        nothing = torch.empty(0, dtype=kind)
+        options = (1, 1, None, None, False, False, True, True)
+        full = plain(direction.to(kind), None, None, nothing, nothing, nothing, *given[kind][:5], *options)
+        chosen = [full[k] for k in wanted]
+        results.append([x[0] if isinstance(x, list) else x for x in chosen])
+    return results[0], results[1]
