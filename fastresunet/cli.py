@@ -1,4 +1,4 @@
-"""The command ``fastresunet``: train, evaluate, predict, demo, info."""
+"""The command ``fastresunet``: train, evaluate, predict, demo, tune, info."""
 
 # ruff: noqa: PLC0415 - sub-commands import what they need, so that help is quick and works without the train extra.
 
@@ -72,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_predict(commands)
     _add_demo(commands)
+    _add_tune(commands)
     _add_info(commands)
     return parser
 
@@ -125,9 +126,7 @@ Without train.txt and val.txt, 15 % of the images (always the same) validate. Ct
         metavar=("STEM", "BLOCK1", "BLOCK2", "BLOCK3", "BRIDGE"),
         help="channels of stem, three encoder blocks and bridge, each at least 8 (default: 16 32 64 128 256)",
     )
-    parser.add_argument(
-        "--precision", choices=["32", "bf16", "16"], default="32", help="bits of the arithmetic (default: 32)"
-    )
+    _add_precision(parser)
     parser.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
     parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile")
     parser.add_argument(
@@ -217,6 +216,34 @@ writes to --out/run-1 (run-2, ... when repeated): overlays.png, the trained mode
     parser.add_argument("--seconds", type=_at_least(1), default=60, help="time to train, at least 1 (default: 60)")
 
 
+def _add_tune(commands: Commands) -> None:
+    parser = _add_command(
+        commands,
+        "tune",
+        run_tune,
+        "Time the kernels on this GPU and remember the fastest; changes nothing until it is enabled.",
+        """examples:
+  fastresunet tune --size 352 --batch-size 16 --precision bf16
+  fastresunet tune --checkpoint runs/kvasir/best.ckpt --no-training --batch-size 1
+
+Give the size, batch size and precision of your own training: other ones have other fastest kernels. Every kernel is
+compiled in several configurations, which takes long the first time.
+
+writes to FASTRESUNET_CACHE, or else ~/.cache/fastresunet: one file for this GPU, Triton and PyTorch, to which further
+runs add. Enable it with FASTRESUNET_AUTOTUNE=1 in the environment of your training; sizes that were not tuned run as
+without it, as does everything under torch.use_deterministic_algorithms(True). To forget all, delete the file.""",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="take the channels of this network (default: published ones)"
+    )
+    parser.add_argument("--size", type=_at_least(32), help=SIZE_HELP)
+    parser.add_argument("--batch-size", type=_at_least(1), default=8, help="images at once, at least 1 (default: 8)")
+    _add_precision(parser)
+    parser.add_argument(
+        "--no-training", action="store_true", help="tune for evaluation and prediction only, which is quicker"
+    )
+
+
 def _add_info(commands: Commands) -> None:
     _add_command(commands, "info", run_info, "Show versions, devices and backends.", "")
 
@@ -238,6 +265,12 @@ def _add_command(
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto takes CUDA if there (default: auto)"
+    )
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision", choices=["32", "bf16", "16"], default="32", help="bits of the arithmetic (default: 32)"
     )
 
 
@@ -325,6 +358,24 @@ def run_demo(options: argparse.Namespace) -> None:
 
     _quieten_lightning()
     demo(options.data, options.out, options.seconds)
+
+
+def run_tune(options: argparse.Namespace) -> None:
+    """Tune the kernels as the options say."""
+    import rich
+
+    from fastresunet.training.tune import tables, tune_network
+
+    tuning, file = tune_network(
+        options.checkpoint,
+        size=options.size,
+        batch_size=options.batch_size,
+        precision=options.precision,
+        training=not options.no_training,
+    )
+    rich.print(*tables(tuning), sep="\n")
+    print(f"Written to {file}")
+    print("Next: export FASTRESUNET_AUTOTUNE=1, then train, evaluate or predict as before.")
 
 
 def run_info(options: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ class FastResUNetPP(ResUNetPP):
         se_reduction: reduction of every squeeze-and-excitation.
         aspp_rates: dilation of each branch of the two ASPP modules.
         backend: what computes the fused operations: ``"torch"``, plain PyTorch on any device; ``"triton"``, Triton
-            kernels, on GPUs; ``"auto"`` chooses, at present always ``"torch"``.
+            kernels, on GPUs; ``"auto"``, Triton kernels on GPUs where Triton is installed, plain PyTorch elsewhere.
 
     Raises:
         RuntimeError: the backend is not available.

@@ -80,13 +80,14 @@ def rule(layer: Layer) -> Config:
 
 
 def candidates(layer: Layer) -> list[Config]:
-    """Return what may be chosen for a layer by measuring, the default first.
-
-    These are the table's tiles for as many channels, and the default on another number of warps.
+    """Return what may be chosen for a layer by measuring, the default first: its table's tiles for fewer channels too,
+    and for 3x3 convolutions the default on 8 warps.
     """
-    default, width = rule(layer), _width(layer)
-    tiles = [row[width] for row in _TABLES[layer.kind == "weight_gradient", layer.dtype.itemsize == 2].values()]
-    return list(dict.fromkeys([default, *tiles, replace(default, warps=8 if default.warps == 4 else 4)]))
+    default, situation = rule(layer), _situation(layer)
+    row = _TABLES[layer.kind == "weight_gradient", layer.dtype.itemsize == 2][situation]
+    tiles = [row[width] for width in _WIDTHS if width <= _width(layer)]
+    more = [replace(default, warps=8)] if situation == "3x3" else []
+    return list(dict.fromkeys([default, *tiles, *more]))
 
 
 def _width(layer: Layer) -> int:
@@ -129,7 +130,8 @@ def _row(*configs: Config) -> dict[int, Config]:
     return dict(zip(_WIDTHS, configs, strict=True))
 
 
-# 3x3: stride 1 (its window is open); image: few channels, loaded one by one; scattered: neighbours share no inputs; window: 2x2 given by the operation.
+# 3x3: stride 1 (its window is open); image: few channels, loaded one by one; scattered: neighbours share no inputs;
+# window: 2x2, given by the operation.
 # Triton lays the warps of consecutive products along the pixels, at least 16 for each.
 _HALF = {
     "3x3": _row(

@@ -22,6 +22,7 @@ LAYERS = [
     ("fastresunet.normalization",),
     ("fastresunet.blocks",),
     ("fastresunet.model",),
+    ("fastresunet.tuning",),
     ("fastresunet.inference", "fastresunet.training"),
     ("fastresunet.cli",),
 ]
@@ -98,3 +99,28 @@ def test_both_packages_are_importable_and_typed() -> None:
         "print(all((folder / 'py.typed').exists() for folder in folders))"
     )
     assert printed == "True"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("*.py")), ids=lambda path: path.name)
+def test_masked_loads_say_what_is_outside(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "tl.load":
+            named = {keyword.arg for keyword in node.keywords}
+            assert len(node.args) == 1, f"{path.name}:{node.lineno}: name the arguments of tl.load"
+            assert "mask" not in named or "other" in named, f"{path.name}:{node.lineno}: masked load without other="
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("*.py")), ids=lambda path: path.name)
+def test_kernels_write_what_is_named_out_and_nothing_else(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "tl.store",
+            "store_block",
+            "tl.load",
+            "load_block",
+        ):
+            writes = "store" in ast.unparse(node.func)
+            names = {name.id for name in ast.walk(node.args[0]) if isinstance(name, ast.Name)}
+            results = {name for name in names if name.endswith("_out")}
+            operands = {name for name in names if name.endswith("_ptr")}
+            assert not (operands if writes else results), f"{path.name}:{node.lineno}: {sorted(names)}"

@@ -6,13 +6,18 @@ import functools
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from fastresunet.ops import torch_backend
 
+# "auto" takes the Triton kernels for tensors on a GPU and PyTorch elsewhere, or where Triton is not installed.
+# ``fastresunet_kernels.choice`` says when it takes PyTorch on a GPU for operations that tuning found faster there.
 Backend = Literal["auto", "triton", "torch"]
 
 
@@ -29,26 +34,76 @@ def check_backend(backend: str) -> None:
         raise RuntimeError('backend="triton" needs Triton, which is not installed: pip install triton')
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of an operation.
+
+    Attributes:
+        name: of the operation.
+        operands: its arguments without the backend.
+    """
+
+    name: str
+    operands: tuple[Any, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the operands lie."""
+        first = next(operand for operand in self.operands if isinstance(operand, Tensor | list))
+        return (first if isinstance(first, Tensor) else first[0]).device
+
+    def compute(self, backend: Backend) -> Any:
+        """Return the results of the operation."""
+        if (self._chosen() if backend == "auto" else backend) == "triton":
+            try:
+                return _kernels(self.device)[self.name](*self.operands)
+            except NotImplementedError as reason:
+                _warn_once(f"not in the Triton kernels, computed by PyTorch instead: {reason}")
+        return getattr(torch_backend, self.name)(*self.operands)
+
+    def _chosen(self) -> str:
+        device = self.device
+        if device.type != "cuda" or not _triton_is_installed():
+            return "torch"
+        choice = importlib.import_module("fastresunet_kernels.choice")
+        chosen: str = choice.choose_backend(self.name, self.operands, device)
+        return chosen
+
+
+_observers: list[Callable[[Call], None]] = []
+
+
+@contextmanager
+def observed_calls(observer: Callable[[Call], None]) -> Iterator[None]:
+    """Show every call of an operation to ``observer`` before it is computed."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
+
+
 def dispatching(name: str) -> Callable[..., Any]:
     """Return an implementation that takes the backend as its last argument.
 
     Args:
         name: function of the same name and arguments in ``torch_backend`` and in ``fastresunet_kernels``.
     """
-    plain: Callable[..., Any] = getattr(torch_backend, name)
 
-    @functools.wraps(plain)
+    @functools.wraps(getattr(torch_backend, name))
     def implementation(*arguments: Any) -> Any:
         *operands, backend = arguments
-        # "auto" stays with PyTorch until the kernels have been timed on GPUs.
-        if backend == "triton":
-            try:
-                return _kernels(arguments)[name](*operands)
-            except NotImplementedError as reason:
-                _warn_once(f"not in the Triton kernels, computed by PyTorch instead: {reason}")
-        return plain(*operands)
+        call = Call(name, tuple(operands))
+        for observer in _observers:
+            observer(call)
+        return call.compute(backend)
 
     return implementation
+
+
+@functools.cache
+def _triton_is_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 @functools.cache
@@ -56,9 +111,7 @@ def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def _kernels(arguments: tuple[Any, ...]) -> dict[str, Callable[..., Any]]:
-    first = next(argument for argument in arguments if isinstance(argument, Tensor | list))
-    device = (first if isinstance(first, Tensor) else first[0]).device
+def _kernels(device: torch.device) -> dict[str, Callable[..., Any]]:
     interpreter = importlib.import_module("fastresunet_kernels.interpreter")
     if device.type == "cpu" and not interpreter.runs_on_the_cpu():
         raise RuntimeError(

@@ -32,7 +32,7 @@ def test_forward(architecture: int, case: ConvCase) -> None:
     check_forward(case, torch.bfloat16)
 
 
-@pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", LAYERS[1::3], ids=lambda case: case.name)
 def test_backward(architecture: int, case: ConvCase) -> None:
     check_backward(case, torch.bfloat16)
 

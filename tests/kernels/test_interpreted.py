@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from fastresunet_kernels import convolution, gradients
+from fastresunet_kernels.config import Config
 from torch import nn
 
 from fastresunet import FastResUNetPP, ops
+from fastresunet.training.compare import activation_bytes
 from tests.numerics import (
     assert_as_close_as_reference,
     assert_buffers_close,
@@ -20,6 +24,7 @@ from tests.ops import plain
 from tests.ops.cases import CASES, ConvCase, operands
 from tests.ops.test_conv import run
 from tests.ops.test_conv_norm_sum import LAYOUTS, branch, sources
+from tests.ops.test_vectors import check_affine, check_excitation
 
 SUPPORTED = [case for case in CASES if case.name != "upsample-pool"]
 # More than one tile of pixels, the last one not full.
@@ -124,3 +129,49 @@ def test_unsupported_combination_falls_back_to_pytorch_with_one_warning() -> Non
     for group, twin in zip(results, run(plain.conv, x), strict=True):
         for value, exact in zip(group, twin, strict=True):
             assert relative_difference(value, exact) <= 1e-12
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["batch-statistics", "running-statistics"])
+@pytest.mark.parametrize("gated", [False, True], ids=["no-gate", "gate"])
+@pytest.mark.parametrize("channels", [(5,), (5, 18)], ids=["one-map", "two-maps"])
+def test_batch_norm_vectors(channels: tuple[int, ...], gated: bool, running: bool) -> None:
+    check_affine(channels, gated, running, "triton")
+
+
+@pytest.mark.parametrize(("channels", "hidden"), [(16, 2), (5, 1), (70, 9)], ids=["thin", "one-hidden", "two-blocks"])
+def test_squeeze_and_excitation(channels: int, hidden: int) -> None:
+    check_excitation(channels, hidden, "triton")
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4], ids=lambda rows: f"{rows}-rows")
+@pytest.mark.parametrize("all_taps", [False, True], ids=["one-tap", "all-taps"])
+@pytest.mark.parametrize("name", ["plain", "dilation6", "stride2", "decoder", "pointwise", "pool"])
+def test_windows_and_taps(name: str, all_taps: bool, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = replace(next(case for case in CASES if case.name == name), size=(14, 10))
+    config = Config(16, 16, 16, window_rows=rows, all_taps=all_taps)
+    for launcher in (convolution, gradients):
+        monkeypatch.setattr(launcher, "choose", lambda layer, device: config)
+    x = operands(case)
+    results, expected = run(triton_conv, x), run(plain.conv, x)
+    for group, twin in zip(results, expected, strict=True):
+        for value, exact in zip(group, twin, strict=True):
+            assert relative_difference(value, exact) <= 1e-11
+
+
+def test_a_training_step_is_bitwise_repeatable() -> None:
+    model = FastResUNetPP(filters=(8, 8, 8, 16, 16), aspp_rates=(1, 3), backend="triton")
+    image = torch.randn(2, 3, 16, 16)
+    steps = []
+    for _ in range(2):
+        repeated = copy.deepcopy(model)
+        repeated(image).sin().sum().backward()
+        steps.append([p.grad for p in repeated.parameters()] + [b.clone() for b in repeated.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*steps, strict=True))
+
+
+def test_kept_activations() -> None:
+    image = torch.randn(2, 3, 32, 32)
+    backends: tuple[ops.Backend, ...] = ("triton", "torch")
+    networks = [FastResUNetPP(filters=(8, 8, 8, 16, 16), aspp_rates=(1, 3), backend=backend) for backend in backends]
+    kept, plainly = (activation_bytes(network, image) for network in networks)
+    assert kept <= 1.01 * plainly

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastresunet import __version__
+from fastresunet import __version__, tuning
 from fastresunet.cli import main
-from fastresunet.training import demo, fit
+from fastresunet.training import demo, fit, tune
 from fastresunet.training.fit import TrainingResult
 
 from .conftest import FILTERS
@@ -21,7 +22,7 @@ from .conftest import FILTERS
 SMALL = ["--size", "32", "--batch-size", "4", "--workers", "0", "--device", "cpu", "--filters", *map(str, FILTERS)]
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "demo", "info"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "demo", "tune", "info"])
 def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
@@ -70,6 +71,8 @@ def test_train_evaluate_predict(shared_data: Path, tmp_path: Path, capsys: pytes
         ["train", "--data", "d", "--out", "o", "--precision", "8"],
         ["train", "--data", "d", "--out", "o", "--lr", "inf"],
         ["train", "--data", "d", "--out", "o", "--lr", "nan"],
+        ["tune", "--batch-size", "0"],
+        ["tune", "--precision", "64"],
         ["predict", "--checkpoint", "c", "--out", "o"],
         ["predict", "--checkpoint", "c", "--out", "o", "--threshold", "50", "image.png"],
     ],
@@ -169,6 +172,38 @@ def test_out_of_memory_names_the_options(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(fit, "train", train)
     assert main(["train", "--data", "d", "--out", "o"]) == 1
     assert "smaller --batch-size or --size" in capsys.readouterr().err
+
+
+def test_tune_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["tune"]) == 1
+    assert "tuning times kernels on a GPU; none is available" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["--no-training"]], ids=["training", "evaluation"])
+def test_tune_says_what_it_chose_and_where_it_is(
+    trained: TrainingResult,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FASTRESUNET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tune, "_gpu", lambda: torch.device("cpu"))
+
+    def tuned(calls: dict[str, tuning.CountedCall], *_: object) -> tuning.Tuning:
+        operations = {key: tuning.OperationTimes(x.call.name, x.count, 1.0, 9.0, 9.0) for key, x in calls.items()}
+        return tuning.Tuning({}, operations)
+
+    monkeypatch.setattr(tuning, "tune", tuned)
+    options = ["--checkpoint", str(trained.best_checkpoint), "--size", "32", "--batch-size", "2", *words]
+    assert main(["tune", *options]) == 0
+    output = capsys.readouterr().out
+    (file,) = (tmp_path / "cache").iterdir()
+    assert f"Written to {file}\nNext: export FASTRESUNET_AUTOTUNE=1" in output
+    assert ("conv_backward" in output) == (not words)
+    backends = json.loads(file.read_text())["backends"]
+    assert set(backends.values()) == {"torch"}
 
 
 def test_info_names_backends(capsys: pytest.CaptureFixture[str]) -> None:
