@@ -38,9 +38,7 @@ def main() -> None:
         sys.exit("benchmarks.pipes executes PTX with the package gpu_emulator, which is not installed here")
     emulator = importlib.import_module("gpu_emulator")
     emulator.activate(arch=ARCHITECTURES[options.gpu])
-    print(
-        f"{options.batch_size}x3x{options.size}x{options.size}, bfloat16, {options.gpu}: modelled, microseconds an image"
-    )
+    print(f"{options.batch_size} x 3 x {options.size} x {options.size}, bfloat16, {options.gpu}; modelled us an image")
     torch.manual_seed(0)
     image = torch.randn(options.batch_size, 3, options.size, options.size)
     for training in (True, False):

@@ -12,6 +12,16 @@ import pytest
 EMULATOR = importlib.util.find_spec("gpu_emulator") is not None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes long: of each file, most of the second architecture, and float32."""
+    for item in items:
+        if "tests/compiled/" not in item.nodeid:
+            continue
+        usual = "sm_80" in item.nodeid or "test_compiled.py::test_forward" in item.nodeid
+        if not usual or "-fp32-" in item.nodeid or "test_layers.py::test_backward" in item.nodeid:
+            item.add_marker(pytest.mark.thorough)
+
+
 @pytest.fixture(params=[80, 90], ids=["sm_80", "sm_90"])
 def architecture(request: pytest.FixtureRequest) -> Iterator[int]:
     """Run kernels as code compiled for one architecture."""
