@@ -14,7 +14,7 @@ test: $(READY) check
 	$(VENV)/bin/python -m pytest -n auto
 	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -n auto tests/kernels
 
-# Compiled kernels in all configurations for all architectures; needs gpu_emulator on PYTHONPATH, half an hour.
+# Compiled kernels in float32 and at real layer sizes; needs gpu_emulator on PYTHONPATH.
 test-thorough: $(READY)
 	$(VENV)/bin/python -m pytest -n auto -m thorough tests/compiled
 

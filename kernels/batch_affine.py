@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .config import accumulation
 from .launch import launch
+from .rounding import cdiv
 
 _BLOCK_CHANNELS = 16
 _BLOCK_SAMPLES = 8
@@ -200,7 +201,7 @@ def batch_affine(
     from_batch = running_mean is None
     launch(
         batch_affine_kernel,
-        (triton.cdiv(channels, _BLOCK_CHANNELS) + triton.cdiv(rest, _BLOCK_CHANNELS),),
+        (cdiv(channels, _BLOCK_CHANNELS) + cdiv(rest, _BLOCK_CHANNELS),),
         gamma,
         beta,
         running_mean,

@@ -16,6 +16,7 @@ from torch import Tensor
 from .batch_affine import load_or
 from .config import accumulation
 from .launch import launch
+from .rounding import cdiv
 
 _BLOCK_CHANNELS = 16
 _BLOCK_SAMPLES = 8
@@ -203,7 +204,7 @@ def batch_affine_backward(
     grad_gamma, grad_beta = (gamma.new_empty(gamma.shape) for _ in range(2))
     launch(
         batch_affine_gradient_kernel,
-        (triton.cdiv(channels, _BLOCK_CHANNELS) + triton.cdiv(rest, _BLOCK_CHANNELS),),
+        (cdiv(channels, _BLOCK_CHANNELS) + cdiv(rest, _BLOCK_CHANNELS),),
         gamma,
         mu,
         var,

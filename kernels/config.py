@@ -9,6 +9,7 @@ import torch
 import triton.language as tl
 
 from .interpreter import INTERPRETED
+from .rounding import next_power_of_2
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,6 @@ def _situation(layer: Layer) -> str:
 
 def _at_least_16(count: int) -> int:
     return max(16, next_power_of_2(count))
-
-
-def next_power_of_2(count: int) -> int:
-    """Return the smallest power of 2 that is at least ``count``."""
-    return 1 << (count - 1).bit_length()
 
 
 # Output channels that a column of a table is for; the last one also for more.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import triton
 from torch import Tensor
 
 from .choice import choose
@@ -13,6 +12,7 @@ from .config import Config, Layer, arithmetic
 from .forward import forward_kernel
 from .launch import launch
 from .pack import pack_weight
+from .rounding import cdiv
 from .statistics import merge_statistics
 from .supported import check_supported
 
@@ -54,13 +54,13 @@ def conv(
     kept = None
     if pool or gate is not None:
         kept = empty_image(first, out_channels, out_height, out_width, torch.uint8 if pool else first.dtype)
-    tiles = triton.cdiv(rows * columns, config.block_pixels)
+    tiles = cdiv(rows * columns, config.block_pixels)
     count, tile_mean, tile_m2 = tile_statistics(first, tiles, out_channels) if statistics else (None, None, None)
     reads = [2 if up and taps == 3 else taps for up in upsample]
     second, last = len(data) == 2, len(data) - 1
     launch(
         forward_kernel,
-        (samples * tiles, triton.cdiv(out_channels, config.block_out)),
+        (samples * tiles, cdiv(out_channels, config.block_out)),
         *source_arguments(data[0], affine[0]),
         *(source_arguments(data[1], affine[1]) if second else (None, None, 0, 0, 0)),
         pack_weight(weight.contiguous(), [x.shape[1] for x in data], upsample, first.dtype),
@@ -124,7 +124,7 @@ def windows(size: int, window: int, dilation: int, pool: bool) -> int:
     """Return how many windows cover ``size`` rows or columns; pooling drops an incomplete one."""
     if window == 1:
         return size
-    return size // window if pool else dilation * triton.cdiv(size, dilation * window)
+    return size // window if pool else dilation * cdiv(size, dilation * window)
 
 
 def is_exact(shape: Sequence[int], window: tuple[int, int], dilation: int, config: Config, reduced: list[int]) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .config import accumulation
 from .launch import launch
+from .rounding import cdiv, next_power_of_2
 
 _BLOCK = 64
 
@@ -189,7 +190,7 @@ def excitation_backward(
     grad_weight1, grad_weight2 = torch.empty_like(weight1), torch.empty_like(weight2)
     launch(
         excitation_weight_gradient_kernel,
-        (triton.cdiv(channels, _BLOCK),),
+        (cdiv(channels, _BLOCK),),
         grad,
         gate,
         mean,
@@ -207,7 +208,7 @@ def excitation_backward(
 
 def _options(mean: Tensor, hidden: int) -> dict[str, Any]:
     return {
-        "BLOCK_HIDDEN": triton.next_power_of_2(hidden),
+        "BLOCK_HIDDEN": next_power_of_2(hidden),
         "BLOCK": _BLOCK,
         "ACCUMULATE": accumulation(mean.dtype),
         "num_warps": 4,

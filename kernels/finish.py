@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .config import accumulation
 from .launch import launch
+from .rounding import cdiv
 
 _BLOCK_SPLITS = 16
 _BLOCK_ELEMENTS = 128
@@ -74,7 +75,7 @@ def finish_weight(slabs: Tensor, grad_weight: Tensor, first_input: int, parities
     inputs, taps = grad_weight.shape[1:3]
     launch(
         finish_weight_kernel,
-        (taps * taps, triton.cdiv(channels * out_channels, _BLOCK_ELEMENTS)),
+        (taps * taps, cdiv(channels * out_channels, _BLOCK_ELEMENTS)),
         slabs,
         grad_weight,
         splits,
@@ -125,7 +126,7 @@ def sum_parts(partial: Tensor, dtype: torch.dtype) -> Tensor:
     total = partial.new_empty((groups, channels), dtype=dtype)
     launch(
         sum_parts_kernel,
-        (groups, triton.cdiv(channels, _BLOCK_CHANNELS)),
+        (groups, cdiv(channels, _BLOCK_CHANNELS)),
         partial,
         total,
         parts,
@@ -189,7 +190,7 @@ def finish_affine(sums: Tensor, affine: Tensor) -> Tensor:
     grad_affine = torch.empty_like(affine)
     launch(
         finish_affine_kernel,
-        (samples, triton.cdiv(channels, _BLOCK_CHANNELS)),
+        (samples, cdiv(channels, _BLOCK_CHANNELS)),
         sums,
         affine,
         grad_affine,

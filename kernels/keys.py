@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import Layer, arithmetic, next_power_of_2
+from .config import Layer, arithmetic
+from .rounding import next_power_of_2
 
 
 def layer_key(layer: Layer) -> str:

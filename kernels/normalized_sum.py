@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from .branches import branch_kernel
@@ -15,11 +14,13 @@ from .choice import choose
 from .config import Config, Layer, arithmetic
 from .convolution import empty_image, is_exact, source_arguments, windows
 from .finish import sum_parts
-from .gradients import input_gradients, weight_gradient
+from .input_gradients import input_gradients
 from .launch import launch
 from .pack import pack_weight
+from .rounding import cdiv
 from .statistics import merge_statistics
 from .supported import check_supported
+from .weight_gradients import weight_gradient
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class _Branches:
         # Branches of different dilation have differently many windows; a program without any does nothing.
         rows = max(windows(height, window_rows, rate, False) for rate in self.dilation)
         columns = max(windows(width, window_columns, rate, False) for rate in self.dilation)
-        return rows, columns, triton.cdiv(rows * columns, config.block_pixels)
+        return rows, columns, cdiv(rows * columns, config.block_pixels)
 
     def run(self, name: str, config: Config, batch_statistics: bool = True, **tensors: Tensor) -> None:
         """Launch one pass; ``tensors`` by the names of the kernel's pointers."""
@@ -117,7 +118,7 @@ class _Branches:
         results = ("count_out", "tile_mean_out", "tile_m2_out", "total_out", "tile_sum_out", "grad_branch_out")
         launch(
             branch_kernel,
-            (samples * tiles, triton.cdiv(self.outputs, config.block_out), 1 if name == "sum" else count),
+            (samples * tiles, cdiv(self.outputs, config.block_out), 1 if name == "sum" else count),
             *source_arguments(data[0], self.affine[0]),
             *(source_arguments(data[1], self.affine[1]) if second else (None, None, 0, 0, 0)),
             self.packed,

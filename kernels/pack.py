@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import launch
+from .rounding import cdiv
 
 _BLOCK = 32
 
@@ -88,7 +89,7 @@ def pack_weight(
     packed = weight.new_empty(shape, dtype=dtype)
     launch(
         pack_weight_kernel,
-        (slots, triton.cdiv(inputs, _BLOCK), triton.cdiv(outputs, _BLOCK)),
+        (slots, cdiv(inputs, _BLOCK), cdiv(outputs, _BLOCK)),
         weight,
         packed,
         inputs,

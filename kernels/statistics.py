@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .config import accumulation
 from .launch import launch
+from .rounding import cdiv
 
 _BLOCK_PARTS = 32
 _BLOCK_CHANNELS = 16
@@ -106,7 +107,7 @@ def merge_statistics(
     mean, m2 = tile_mean.new_empty(2, groups, channels)
     launch(
         merge_statistics_kernel,
-        (groups, triton.cdiv(channels, _BLOCK_CHANNELS)),
+        (groups, cdiv(channels, _BLOCK_CHANNELS)),
         count,
         tile_mean,
         tile_m2,

@@ -13,12 +13,12 @@ EMULATOR = importlib.util.find_spec("gpu_emulator") is not None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what takes long: of each file, most of the second architecture, and float32."""
+    """Mark what takes long: float32 in every configuration, and real layer sizes beyond the forward pass on sm_80."""
     for item in items:
-        if "tests/compiled/" not in item.nodeid:
-            continue
-        usual = "sm_80" in item.nodeid or "test_compiled.py::test_forward" in item.nodeid
-        if not usual or "-fp32-" in item.nodeid or "test_layers.py::test_backward" in item.nodeid:
+        layers = "compiled/test_layers.py" in item.nodeid
+        if ("compiled/test_configs.py" in item.nodeid and "-fp32-" in item.nodeid) or (
+            layers and ("sm_90" in item.nodeid or "test_backward" in item.nodeid)
+        ):
             item.add_marker(pytest.mark.thorough)
 
 

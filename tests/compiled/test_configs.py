@@ -10,8 +10,9 @@ from typing import Any, Literal
 import pytest
 import torch
 from fastresunet_kernels.config import Config, Layer, candidates
-from fastresunet_kernels.gradients import input_gradients, weight_gradient
+from fastresunet_kernels.input_gradients import input_gradients
 from fastresunet_kernels.pack import pack_weight
+from fastresunet_kernels.weight_gradients import weight_gradient
 
 from fastresunet.ops import torch_backend
 from tests.compiled.twins import arguments, check_forward
