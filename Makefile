@@ -4,7 +4,7 @@ OUT ?= demo-out
 VENV = .venv
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-thorough test-oldest check clean
+.PHONY: demo test test-oldest check clean
 
 # make demo [DATA=folder with images/ and masks/] [OUT=folder]
 demo: $(READY)
@@ -13,10 +13,6 @@ demo: $(READY)
 test: $(READY) check
 	$(VENV)/bin/python -m pytest -n auto
 	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -n auto tests/kernels
-
-# Compiled kernels in float32 and at real layer sizes; needs gpu_emulator on PYTHONPATH.
-test-thorough: $(READY)
-	$(VENV)/bin/python -m pytest -n auto -m thorough tests/compiled
 
 # The oldest supported Triton, with a PyTorch that brings no other one; its interpreter needs an older numpy.
 OLDEST = .venv-oldest

@@ -12,16 +12,6 @@ import pytest
 EMULATOR = importlib.util.find_spec("gpu_emulator") is not None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what takes long: float32 in every configuration, and real layer sizes beyond the forward pass on sm_80."""
-    for item in items:
-        layers = "compiled/test_layers.py" in item.nodeid
-        if ("compiled/test_configs.py" in item.nodeid and "-fp32-" in item.nodeid) or (
-            layers and ("sm_90" in item.nodeid or "test_backward" in item.nodeid)
-        ):
-            item.add_marker(pytest.mark.thorough)
-
-
 @pytest.fixture(params=[80, 90], ids=["sm_80", "sm_90"])
 def architecture(request: pytest.FixtureRequest) -> Iterator[int]:
     """Run kernels as code compiled for one architecture."""

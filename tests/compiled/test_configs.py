@@ -46,11 +46,6 @@ def selectable(kind: Literal["forward", "input_gradient", "weight_gradient"], dt
     return found
 
 
-def skip_single_precision_on_second_architecture(architecture: int, dtype: torch.dtype) -> None:
-    if dtype == torch.float32 and architecture != 80:
-        pytest.skip("float32 products are the same instructions from sm_80 on")
-
-
 def described(config: Config) -> str:
     """Return a readable id."""
     parts = [f"{config.block_pixels}x{config.block_in}x{config.block_out}", f"{config.warps}warps"]
@@ -70,7 +65,6 @@ def runs(kind: Literal["forward", "input_gradient", "weight_gradient"]) -> list[
 def test_forward(
     architecture: int, dtype: torch.dtype, config: Config, kernel_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    skip_single_precision_on_second_architecture(architecture, dtype)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     check_forward(replace(CASE, kernel=kernel_size), dtype, config)
 
@@ -79,7 +73,6 @@ def test_forward(
 def test_input_gradient(
     architecture: int, dtype: torch.dtype, config: Config, kernel_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    skip_single_precision_on_second_architecture(architecture, dtype)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     given = arguments(replace(CASE, kernel=kernel_size), dtype)
     data, affine, relu, upsample, weight = given[dtype][:5]
@@ -96,7 +89,6 @@ def test_input_gradient(
 def test_weight_gradient(
     architecture: int, dtype: torch.dtype, config: Config, kernel_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    skip_single_precision_on_second_architecture(architecture, dtype)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     given = arguments(replace(CASE, kernel=kernel_size), dtype)
     data, affine, relu, upsample, weight = given[dtype][:5]
