@@ -15,7 +15,8 @@ from .weight_gradient import all_taps_weight_gradient_kernel, one_tap_weight_gra
 
 # Programs that fill a large GPU once, and a few times over; the weight gradient splits its pixels until it has as many.
 _FEWEST_PROGRAMS, _MOST_PROGRAMS = 128, 512
-_SLAB_BYTES = 8 << 20
+# Of all slabs of a layer together; they are written once and read once.
+_SLAB_BYTES = 2 << 20
 
 
 def weight_gradient(
