@@ -31,6 +31,9 @@ def first_gradient_pixel(index, start, dilation, MODE: tl.constexpr, TAPS: tl.co
 @triton.jit
 def input_gradient_kernel(
     grad_ptr,
+    output_ptr,
+    statistics_ptr,
+    winner_ptr,
     weight_ptr,
     data_ptr,
     affine_ptr,
@@ -68,9 +71,9 @@ def input_gradient_kernel(
 ):
     """Compute a tile of the gradient of a source (height, width, channels), in ``rows x columns`` windows.
 
-    The weight is packed (slots, outputs, inputs); the source's channels are its inputs from ``first_input`` on. The
-    output's gradient may have several branches, one for each of DILATIONS, all of which have read this source; branch k
-    has the outputs from k grad_channels on.
+    The output's gradient is read as ``output_gradient`` says. The weight is packed (slots, outputs, inputs); the
+    source's channels are its inputs from ``first_input`` on. The output's gradient may have several branches, one for
+    each of DILATIONS, all of which have read this source; branch k has the outputs from k grad_channels on.
     """
     sample = tl.program_id(0) // tiles
     index = (tl.program_id(0) % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
@@ -85,8 +88,10 @@ def input_gradient_kernel(
         column = window_start(column_index, dilation, WINDOW_COLUMNS)
         grads = accumulate(
             grads,
-            grad_ptr + branch * grad_size,
-            None,
+            (grad_ptr if output_ptr is None else output_ptr) + branch * grad_size,
+            None if output_ptr is None else grad_ptr,
+            winner_ptr,
+            statistics_ptr,
             weight_ptr + branch * grad_channels * inputs + first_input,
             sample,
             samples,
@@ -107,7 +112,7 @@ def input_gradient_kernel(
             False,
             WINDOW_ROWS,
             WINDOW_COLUMNS,
-            0,
+            0 if output_ptr is None else 3,
             False,
             RAW,
             BLOCK_IN,

@@ -11,11 +11,12 @@ from .convolution import is_exact, windows
 from .finish import finish_affine
 from .input_gradient import input_gradient_kernel
 from .launch import launch
+from .output_gradient import OutputGradient
 from .rounding import cdiv
 
 
 def input_gradients(
-    grad: Tensor,
+    grad: OutputGradient,
     data: list[Tensor],
     affine: list[Tensor],
     relu: list[bool],
@@ -29,7 +30,7 @@ def input_gradients(
     """Return the gradients of data and affine (empty if there is none) of every source.
 
     Args:
-        grad: gradients of the raw results of all branches (B, N, C_out, H, W), each channels-last; usually one branch.
+        grad: gradients of the raw results of all branches; usually one.
         data: the sources (N, C, H, W), channels-last.
         affine: (3, N, C) or (1, N, C) of each, or empty.
         relu: whether each was read through a ReLU.
@@ -50,7 +51,7 @@ def input_gradients(
 
 
 def _input_gradient(
-    grad: Tensor,
+    grad: OutputGradient,
     data: Tensor,
     affine: Tensor,
     relu: bool,
@@ -63,12 +64,12 @@ def _input_gradient(
     config: Config | None,
 ) -> tuple[Tensor, Tensor]:
     samples, channels, height, width = data.shape
-    grad_channels = grad.shape[2]
+    grad_channels, dtype = grad.channels, grad.grad.dtype
     if config is None:
         config = choose(
             Layer(
                 "input_gradient",
-                grad.dtype,
+                dtype,
                 channels,
                 grad_channels,
                 kernel_size,
@@ -76,9 +77,9 @@ def _input_gradient(
                 max(dilation),
                 upsample,
                 False,
-                grad.shape[3] * grad.shape[4],
+                grad.pixels,
             ),
-            grad.device,
+            data.device,
         )
     taps, mode, window_rows, window_columns = kernel_size, "flipped", config.window_rows if len(dilation) == 1 else 1, 1
     if upsample:
@@ -97,7 +98,7 @@ def _input_gradient(
     launch(
         input_gradient_kernel,
         (samples * tiles, cdiv(channels, config.block_out)),
-        grad,
+        *grad.pointers,
         packed,
         data if has_affine or relu else None,
         affine if has_affine else None,
@@ -108,14 +109,19 @@ def _input_gradient(
         rows,
         columns,
         tiles,
-        *grad.shape[3:],
+        *grad.size,
         grad_channels,
         height,
         width,
         channels,
         first_input,
         packed.shape[2],
-        multiply_adds=grad.numel() * channels * (4 if upsample and kernel_size == 3 else kernel_size**2),
+        multiply_adds=samples
+        * grad.pixels
+        * grad_channels
+        * len(dilation)
+        * channels
+        * (4 if upsample and kernel_size == 3 else kernel_size**2),
         DILATIONS=tuple(dilation),
         MODE=mode,
         TAPS=taps,
@@ -130,7 +136,7 @@ def _input_gradient(
         EXACT=is_exact(data.shape, (window_rows, window_columns), dilation[0], config, [grad_channels]),
         num_warps=config.warps,
         num_stages=config.stages,
-        **arithmetic(grad.dtype),
+        **arithmetic(dtype),
     )
     if not isinstance(sums, Tensor):
         return result, affine.new_empty(0)

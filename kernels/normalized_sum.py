@@ -16,6 +16,7 @@ from .convolution import empty_image, is_exact, source_arguments, windows
 from .finish import sum_parts
 from .input_gradients import input_gradients
 from .launch import launch
+from .output_gradient import OutputGradient
 from .pack import pack_weight
 from .rounding import cdiv
 from .statistics import merge_statistics
@@ -255,29 +256,28 @@ def conv_norm_sum_backward(
         grad_branch_out=grad_branches,
         **vectors,
     )
+    raw = OutputGradient(grad_branches, branches.size)
     return (
-        *_source_gradients(branches, grad_branches, needs_sources, config),
-        _weight_gradients(branches, grad_branches, needs_weight, config),
+        *_source_gradients(branches, raw, needs_sources, config),
+        _weight_gradients(branches, raw, needs_weight, config),
         _bias_gradients(branches, sums, gamma, variance, batch_statistics),
         sums,
     )
 
 
 def _source_gradients(
-    branches: _Branches, grad_branches: Tensor, wanted: bool, config: Config | None
+    branches: _Branches, raw: OutputGradient, wanted: bool, config: Config | None
 ) -> tuple[list[Tensor], list[Tensor]]:
     data, affine = branches.data, branches.affine
     if not wanted:
         return [x.new_empty(0) for x in data], [v.new_empty(0) for v in affine]
     gradients = input_gradients(
-        grad_branches,
+        raw,
         data,
         affine,
         branches.relu,
         branches.upsample,
-        pack_weight(
-            branches.joined, [x.shape[1] for x in data], branches.upsample, grad_branches.dtype, transposed=True
-        ),
+        pack_weight(branches.joined, [x.shape[1] for x in data], branches.upsample, data[0].dtype, transposed=True),
         branches.weight[0].shape[2],
         branches.stride,
         branches.dilation,
@@ -286,13 +286,13 @@ def _source_gradients(
     return [grad_data for grad_data, _ in gradients], [grad_affine for _, grad_affine in gradients]
 
 
-def _weight_gradients(branches: _Branches, grad_branches: Tensor, wanted: bool, config: Config | None) -> list[Tensor]:
+def _weight_gradients(branches: _Branches, raw: OutputGradient, wanted: bool, config: Config | None) -> list[Tensor]:
     if not wanted:
         return [w.new_empty(0) for w in branches.weight]
     reads = (branches.data, branches.affine, branches.relu, branches.upsample)
     return [
-        weight_gradient(grad, *reads, w, branches.stride, rate, config)
-        for grad, w, rate in zip(grad_branches, branches.weight, branches.dilation, strict=True)
+        weight_gradient(raw.branch(k), *reads, w, branches.stride, rate, config)[0]
+        for k, (w, rate) in enumerate(zip(branches.weight, branches.dilation, strict=True))
     ]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fastresunet.ops.layout import as_image, channels_last, sum_pixels
 from fastresunet.ops.torch_backend.pooling import max_pool, max_pool_backward
 from fastresunet.ops.torch_backend.read import no_gradients, read_sources, read_sources_backward
-from fastresunet.ops.torch_backend.statistics import channel_statistics, statistics_gradient
+from fastresunet.ops.torch_backend.statistics import channel_statistics
 from fastresunet.ops.torch_backend.taps import convolve_sources, convolve_sources_backward
 
 
@@ -48,10 +49,8 @@ def conv(
 
 def conv_backward(
     grad: Tensor,
-    grad_mean: Tensor | None,
-    grad_m2: Tensor | None,
+    statistics: Tensor | None,
     output: Tensor,
-    mean: Tensor,
     kept: Tensor,
     data: list[Tensor],
     affine: list[Tensor],
@@ -69,14 +68,16 @@ def conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor]:
     """Return the gradients of residual, gate, gate scale, data and affine of each source, weight and bias.
 
-    A gradient that is not needed is empty.
+    A gradient that is not needed is empty. That of what was written is ``grad``, or with the centre, scale and shift
+    (3, N, C) of ``statistics`` it is ``grad + (output - center) scale + shift``.
     """
     grad_residual, grad_gate, grad_gate_scale = (grad.new_empty(0) for _ in range(3))
     grad = channels_last(grad)
-    if grad_mean is not None and grad_m2 is not None:
-        grad = statistics_gradient(grad_mean, grad_m2, output, mean).add_(grad).to(grad.dtype)
-        if has_residual:
-            grad_residual = grad
+    if statistics is not None:
+        center, scale, shift = map(as_image, statistics)
+        grad = torch.addcmul(shift, output.to(scale.dtype) - center, scale).add_(grad).to(grad.dtype)
+    if has_residual:
+        grad_residual = grad
     if gate is not None:
         grad_scaled = grad * kept
         if gate_scale is not None:
