@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastresunet.ops.backend import Backend, dispatching
-from fastresunet.ops.library import LIBRARY, differentiable_once, register
+from fastresunet.ops.library import differentiable, differentiable_once, register
 
 
 class Moments(NamedTuple):
@@ -195,5 +195,5 @@ def _backward(
     return (*wanted[:3], None, *wanted[3:], None, None, None, grad_gamma, grad_beta, None, None, None, None, None)
 
 
-torch.library.register_autograd("fastresunet::batch_affine", _backward, setup_context=_setup_context, lib=LIBRARY)
+differentiable("batch_affine", _setup_context, _backward)
 differentiable_once("batch_affine_backward")
