@@ -112,7 +112,7 @@ def input_gradient_kernel(
             False,
             WINDOW_ROWS,
             WINDOW_COLUMNS,
-            0 if output_ptr is None else 3,
+            0,
             False,
             RAW,
             BLOCK_IN,

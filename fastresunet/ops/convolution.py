@@ -206,10 +206,8 @@ def _backward(
         grad = data[0].new_zeros(ctx.output_shape)
     statistics = None
     if grad_mean is not None or grad_m2 is not None:
-        pixels = written.shape[2] * written.shape[3]
-        shift = torch.zeros_like(mean) if grad_mean is None else grad_mean / pixels
-        scale = torch.zeros_like(mean) if grad_m2 is None else 2 * grad_m2
-        statistics = torch.stack([mean, scale, shift])
+        given = [torch.zeros_like(mean) if vector is None else vector for vector in (grad_m2, grad_mean)]
+        statistics = torch.stack([mean, *given])
     needs = ctx.needed
     needs_sources = any(needs[0]) or any(needs[1])
     grad_residual, grad_gate, grad_gate_scale, grad_data, grad_affine, grad_weight, grad_bias = _conv_backward(

@@ -119,7 +119,7 @@ def differentiable(name: str, setup_context: Callable[..., None], backward: Call
             return None, None, *ctx.given.flattened(backward(ctx, *grads))
 
     # Under this name the operation stands in the graph.
-    node = type(f"fastresunet_{name}", (Gradient,), {})
+    node: Any = type(f"fastresunet_{name}", (Gradient,), {})
 
     def with_gradient(*arguments: Any) -> Any:
         given = _Tensors(arguments)

@@ -40,7 +40,7 @@ def _gradient_shape(grad_mean: Tensor, grad_m2: Tensor, x: Tensor, mean: Tensor)
 
 
 def _gradient(grad_mean: Tensor, grad_m2: Tensor, x: Tensor, mean: Tensor) -> Tensor:
-    return torch_backend.statistics_gradient(grad_mean, grad_m2, x, mean).to(x.dtype)
+    return torch_backend.statistics_gradient(torch.stack([mean, grad_m2, grad_mean]), x).to(x.dtype)
 
 
 _channel_statistics = register(

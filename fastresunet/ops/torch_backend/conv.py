@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fastresunet.ops.layout import as_image, channels_last, sum_pixels
 from fastresunet.ops.torch_backend.pooling import max_pool, max_pool_backward
 from fastresunet.ops.torch_backend.read import no_gradients, read_sources, read_sources_backward
-from fastresunet.ops.torch_backend.statistics import channel_statistics
+from fastresunet.ops.torch_backend.statistics import channel_statistics, statistics_gradient
 from fastresunet.ops.torch_backend.taps import convolve_sources, convolve_sources_backward
 
 
@@ -68,14 +67,13 @@ def conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor]:
     """Return the gradients of residual, gate, gate scale, data and affine of each source, weight and bias.
 
-    A gradient that is not needed is empty. That of what was written is ``grad``, or with the centre, scale and shift
-    (3, N, C) of ``statistics`` it is ``grad + (output - center) scale + shift``.
+    A gradient that is not needed is empty. ``statistics`` are the mean of what was written and the gradients of its M2
+    and mean (3, N, C), where it had any.
     """
     grad_residual, grad_gate, grad_gate_scale = (grad.new_empty(0) for _ in range(3))
     grad = channels_last(grad)
     if statistics is not None:
-        center, scale, shift = map(as_image, statistics)
-        grad = torch.addcmul(shift, output.to(scale.dtype) - center, scale).add_(grad).to(grad.dtype)
+        grad = statistics_gradient(statistics, output).add_(grad).to(grad.dtype)
     if has_residual:
         grad_residual = grad
     if gate is not None:
