@@ -35,7 +35,7 @@ def predict(
     tile: int | None = None,
     overlap: float = 0.5,
     augment: bool = False,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     threshold: float = 0.5,
     overlays: bool = False,
     probabilities: bool = False,
@@ -52,7 +52,8 @@ def predict(
             them to ``size``; see ``predict_tiled``.
         overlap: share of a tile's side that it has in common with the next one, 0 to below 1.
         augment: average the probabilities over 8 flips and quarter turns; see ``SymmetryEnsemble``.
-        batch_size: images, or tiles, that the network computes at once.
+        batch_size: images, or tiles, that the network computes at once; None takes 8 on a GPU and 1 on the CPU, where
+            more are slower.
         threshold: a pixel is foreground where its probability is above this.
         overlays: also write the image with its mask drawn on it, to ``out/overlays``.
         probabilities: also write 16-bit grey PNGs, 65535 for probability 1, to ``out/probabilities``.
@@ -71,6 +72,7 @@ def predict(
         )
     images = find_inputs(inputs)
     model, trained_size = load_binary_model(checkpoint, device)
+    batch_size = batch_size or (8 if next(model.parameters()).is_cuda else 1)
     if augment:
         model = SymmetryEnsemble(model)
     if tile is None:
