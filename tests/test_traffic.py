@@ -193,5 +193,5 @@ def test_host_times_are_taken_for_forward_and_backward() -> None:
     with times.timing():
         block(x).sum().backward()
     block(x)
-    calls = {kind: len(values) for kind, values in times.microseconds.items()}
+    calls = {kind: len(values) for kind, values in times.microseconds.items() if kind[0].startswith("residual")}
     assert calls == {("residual_block", "forward", 0): 1, ("residual_block", "backward", 0): 1}
