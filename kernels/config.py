@@ -111,7 +111,7 @@ def _situation(layer: Layer) -> str:
     if layer.kernel_size == 1:
         return "upsampled 1x1" if layer.upsample and layer.kind == "forward" else "1x1"
     if layer.kind == "input_gradient":
-        return "scattered" if layer.upsample or layer.dilation > 1 else "3x3 gradient"
+        return "spread" if layer.upsample else "scattered" if layer.dilation > 1 else "3x3 gradient"
     if layer.upsample or (layer.pool and layer.kind == "forward"):
         return "window"
     if layer.stride == 2 or layer.dilation > 1:
@@ -133,7 +133,7 @@ def _row(*configs: Config) -> dict[int, Config]:
 
 # 3x3: stride 1 (its window is open); 3x3 gradient: the same for an input gradient, whose operand is put together as it
 # is read and which may have a side's accumulators; image: few channels, loaded one by one; scattered: neighbours share
-# no inputs; window: 2x2, given by the operation.
+# no inputs; spread: an input gradient of an upsampled source; window: 2x2, given by the operation.
 # Triton lays the warps of consecutive products along the pixels, at least 16 for each.
 _HALF = {
     "3x3": _row(
@@ -152,6 +152,7 @@ _HALF = {
     "scattered": _row(
         Config(128, 16, 16, window_rows=2), Config(64, 16, 32, window_rows=2), Config(64, 32, 64), Config(64, 32, 64)
     ),
+    "spread": _row(Config(128, 16, 16), Config(64, 16, 32), Config(64, 16, 64), Config(64, 16, 64)),
     "window": _row(Config(64, 16, 16), Config(64, 16, 32), Config(64, 16, 32), Config(64, 16, 32)),
     "1x1": _row(Config(128, 32, 16), Config(128, 32, 32), Config(64, 64, 64), Config(64, 32, 128)),
     "upsampled 1x1": _row(Config(64, 16, 16), Config(64, 16, 32), Config(64, 32, 32), Config(64, 32, 32)),
@@ -165,6 +166,7 @@ _SINGLE = {
     ),
     "image": _row(Config(64, 16, 16), Config(64, 16, 32), Config(64, 16, 32), Config(64, 16, 32)),
     "scattered": _row(Config(128, 16, 16), Config(64, 16, 32), Config(64, 16, 64), Config(64, 16, 64)),
+    "spread": _row(Config(128, 16, 16), Config(64, 16, 32), Config(64, 16, 64), Config(64, 16, 64)),
     "window": _row(Config(32, 16, 16), Config(32, 16, 16), Config(32, 16, 16), Config(32, 16, 16)),
     "1x1": _row(Config(64, 32, 16), Config(64, 32, 32), Config(64, 32, 64), Config(64, 32, 64)),
     "upsampled 1x1": _row(Config(64, 16, 16), Config(64, 16, 16), Config(64, 16, 16), Config(64, 16, 16)),
@@ -172,7 +174,7 @@ _SINGLE = {
 _HALF_WEIGHT_GRADIENT = {
     "3x3": _row(
         Config(16, 16, 16, window_rows=4, all_taps=True, warps=1),
-        Config(32, 16, 32, window_rows=2, all_taps=True, warps=2),
+        Config(32, 16, 32, window_rows=4, all_taps=True, warps=2),
         Config(32, 16, 64, window_rows=2, all_taps=True),
         Config(32, 64, 128, stages=2),
     ),

@@ -1,10 +1,9 @@
-"""Second stage of the gradients that one source gives: sums over slabs for weights and bias, over tiles for affines."""
+"""Second stage of a convolution's gradients: sums over slabs for weights and bias, over tiles for affines."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -12,29 +11,13 @@ from torch import Tensor
 from .config import accumulation
 from .launch import launch
 from .rounding import cdiv
+from .source_part import SourcePart
 from .sum_parts import sum_parts_of
 
 _BLOCK_SPLITS = 16
 _BLOCK_ELEMENTS = 128
 _BLOCK_PARTS = 32
 _BLOCK_CHANNELS = 16
-
-
-@dataclass(frozen=True)
-class GradientSums:
-    """What the programs of a source's gradients left; ``None`` where that gradient is not wanted.
-
-    Attributes:
-        slabs: of the weight (branches, splits, slots, channels, out_channels).
-        bias: parts (parts, out_channels) of the bias gradient.
-        side_slabs: of the side's weight, as ``slabs``.
-        vectors: (2 or 3, samples, parts, channels), of dz, of dz (u - center), and of the side's gradient times u.
-    """
-
-    slabs: Tensor | None
-    bias: Tensor | None
-    side_slabs: Tensor | None
-    vectors: Tensor | None
 
 
 @triton.jit
@@ -130,42 +113,38 @@ def finish_affine(
 
 
 @triton.jit
-def finish_gradients_kernel(
+def finish_source(
+    program,
+    grad_weight_out,
+    grad_side_weight_out,
     slab_ptr,
-    bias_sum_ptr,
     side_slab_ptr,
     sum_ptr,
     affine_ptr,
-    grad_weight_out,
-    grad_bias_out,
-    grad_side_weight_out,
     grad_affine_out,
     grad_side_out,
+    samples,
+    out_channels,
+    inputs,
     splits,
     slots,
-    bias_parts,
+    weight_programs,
     side_splits,
     side_slots,
-    samples,
+    side_programs,
     parts,
     channels,
-    out_channels,
     first_input,
-    inputs,
-    weight_programs,
-    bias_programs,
-    side_programs,
-    TAPS: tl.constexpr,
     PARITIES: tl.constexpr,
     AFFINE: tl.constexpr,
+    TAPS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK_ELEMENTS: tl.constexpr,
     BLOCK_PARTS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
-    """Do the share of one program: of the weight, the bias, the side's weight, or the vectors, in this order."""
-    program = tl.program_id(0)
+    """Do the share of one of a source's programs: of the weight, of the side's weight, or of the vectors."""
     if program < weight_programs:
         if slab_ptr is not None:
             finish_weight(
@@ -184,16 +163,10 @@ def finish_gradients_kernel(
                 BLOCK_ELEMENTS,
                 ACCUMULATE,
             )
-    elif program < weight_programs + bias_programs:
-        if bias_sum_ptr is not None:
-            channel = (program - weight_programs) * BLOCK_ELEMENTS + tl.arange(0, BLOCK_ELEMENTS)
-            bias = sum_parts_of(bias_sum_ptr, bias_parts, channel, out_channels, BLOCK_SPLITS, ACCUMULATE)
-            value = bias.to(grad_bias_out.dtype.element_ty)
-            tl.store(grad_bias_out + channel, value, mask=channel < out_channels)
-    elif program < weight_programs + bias_programs + side_programs:
+    elif program < weight_programs + side_programs:
         if side_slab_ptr is not None:
             finish_weight(
-                program - weight_programs - bias_programs,
+                program - weight_programs,
                 side_slab_ptr,
                 grad_side_weight_out,
                 side_splits,
@@ -210,7 +183,7 @@ def finish_gradients_kernel(
             )
     elif sum_ptr is not None:
         finish_affine(
-            program - weight_programs - bias_programs - side_programs,
+            program - weight_programs - side_programs,
             sum_ptr,
             affine_ptr,
             grad_affine_out,
@@ -225,83 +198,233 @@ def finish_gradients_kernel(
         )
 
 
-def finish_gradients(
-    sums: GradientSums,
-    affine: Tensor,
-    parities: bool,
-    first_input: int,
-    inputs: int,
-    grad_weight: Tensor | None,
-    grad_bias: Tensor | None,
-    grad_side_weight: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Write sections of the weights' gradients and the bias gradient, return those of the affine and the side's scale.
-
-    The latter two are empty where there are no ``vectors``, or not three.
-
-    Args:
-        sums: partial sums, in float32 or float64.
-        affine: (3, samples, channels), (1, samples, channels) for a scale alone, or empty.
-        parities: the weight's slots are 2x2 taps for each of four parities.
-        first_input: where the sections start.
-        inputs: of the weights.
-        grad_weight: (branches out_channels, inputs, k, k), contiguous, written where there are slabs.
-        grad_bias: (out_channels,), written where there are parts.
-        grad_side_weight: (out_channels, inputs, 1, 1), contiguous, written where there are slabs.
-    """
-    slabs, bias, side_slabs, vectors = sums.slabs, sums.bias, sums.side_slabs, sums.vectors
-    weight_programs = bias_programs = side_programs = vector_programs = taps = 0
-    channels = out_channels = samples = parts = 0
-    grad_affine, grad_side = affine.new_empty(0), affine.new_empty(0)
-    if slabs is not None and grad_weight is not None:
-        taps, (channels, out_channels) = grad_weight.shape[2], slabs.shape[3:]
-        weight_programs = slabs.shape[0] * taps * taps * cdiv(channels * out_channels, _BLOCK_ELEMENTS)
-    if bias is not None:
-        bias_programs = cdiv(out_channels, _BLOCK_ELEMENTS)
-    if side_slabs is not None:
-        channels, out_channels = side_slabs.shape[3:]
-        side_programs = cdiv(channels * out_channels, _BLOCK_ELEMENTS)
-    if vectors is not None:
-        kinds, samples, parts, channels = vectors.shape
-        vector_programs = samples * cdiv(channels, _BLOCK_CHANNELS)
-        grad_affine = torch.empty_like(affine)
-        if kinds == 3:
-            grad_side = vectors.new_empty((1, samples, channels))
-    programs = weight_programs + bias_programs + side_programs + vector_programs
-    given = [x for x in (slabs, bias, side_slabs, vectors) if x is not None]
-    if given:
-        launch(
-            finish_gradients_kernel,
-            (programs,),
-            slabs,
-            bias,
-            side_slabs,
-            vectors,
-            affine if affine.numel() else None,
-            grad_weight,
-            grad_bias,
-            grad_side_weight,
-            grad_affine if grad_affine.numel() else None,
-            grad_side if grad_side.numel() else None,
-            *(slabs.shape[1:3] if slabs is not None else (0, 0)),
-            0 if bias is None else len(bias),
-            *(side_slabs.shape[1:3] if side_slabs is not None else (0, 0)),
+@triton.jit
+def finish_gradients_kernel(
+    grad_weight_out,
+    grad_side_weight_out,
+    bias_sum_ptr,
+    grad_bias_out,
+    slab_ptr,
+    side_slab_ptr,
+    sum_ptr,
+    affine_ptr,
+    grad_affine_out,
+    grad_side_out,
+    slab2_ptr,
+    side_slab2_ptr,
+    sum2_ptr,
+    affine2_ptr,
+    grad_affine2_out,
+    grad_side2_out,
+    samples,
+    out_channels,
+    inputs,
+    bias_parts,
+    splits,
+    slots,
+    weight_programs,
+    side_splits,
+    side_slots,
+    side_programs,
+    parts,
+    channels,
+    first_input,
+    programs,
+    splits2,
+    slots2,
+    weight_programs2,
+    side_splits2,
+    side_slots2,
+    side_programs2,
+    parts2,
+    channels2,
+    first_input2,
+    programs2,
+    PARITIES: tl.constexpr,
+    AFFINE: tl.constexpr,
+    PARITIES2: tl.constexpr,
+    AFFINE2: tl.constexpr,
+    TAPS: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,
+    BLOCK_ELEMENTS: tl.constexpr,
+    BLOCK_PARTS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+):
+    """Do the share of one program: of the first source, of the second, or of the bias, in this order."""
+    program = tl.program_id(0)
+    if program < programs:
+        finish_source(
+            program,
+            grad_weight_out,
+            grad_side_weight_out,
+            slab_ptr,
+            side_slab_ptr,
+            sum_ptr,
+            affine_ptr,
+            grad_affine_out,
+            grad_side_out,
             samples,
+            out_channels,
+            inputs,
+            splits,
+            slots,
+            weight_programs,
+            side_splits,
+            side_slots,
+            side_programs,
             parts,
             channels,
-            out_channels,
             first_input,
-            inputs,
-            weight_programs,
-            bias_programs,
-            side_programs,
-            TAPS=taps,
-            PARITIES=parities,
-            AFFINE=len(affine) if affine.numel() else 0,
-            BLOCK_SPLITS=_BLOCK_SPLITS,
-            BLOCK_ELEMENTS=_BLOCK_ELEMENTS,
-            BLOCK_PARTS=_BLOCK_PARTS,
-            BLOCK_CHANNELS=_BLOCK_CHANNELS,
-            ACCUMULATE=accumulation(given[0].dtype),
+            PARITIES,
+            AFFINE,
+            TAPS,
+            BLOCK_SPLITS,
+            BLOCK_ELEMENTS,
+            BLOCK_PARTS,
+            BLOCK_CHANNELS,
+            ACCUMULATE,
         )
+    elif program < programs + programs2:
+        if slab2_ptr is not None or side_slab2_ptr is not None or sum2_ptr is not None:
+            finish_source(
+                program - programs,
+                grad_weight_out,
+                grad_side_weight_out,
+                slab2_ptr,
+                side_slab2_ptr,
+                sum2_ptr,
+                affine2_ptr,
+                grad_affine2_out,
+                grad_side2_out,
+                samples,
+                out_channels,
+                inputs,
+                splits2,
+                slots2,
+                weight_programs2,
+                side_splits2,
+                side_slots2,
+                side_programs2,
+                parts2,
+                channels2,
+                first_input2,
+                PARITIES2,
+                AFFINE2,
+                TAPS,
+                BLOCK_SPLITS,
+                BLOCK_ELEMENTS,
+                BLOCK_PARTS,
+                BLOCK_CHANNELS,
+                ACCUMULATE,
+            )
+    elif bias_sum_ptr is not None:
+        channel = (program - programs - programs2) * BLOCK_ELEMENTS + tl.arange(0, BLOCK_ELEMENTS)
+        bias = sum_parts_of(bias_sum_ptr, bias_parts, channel, out_channels, BLOCK_SPLITS, ACCUMULATE)
+        tl.store(grad_bias_out + channel, bias.to(grad_bias_out.dtype.element_ty), mask=channel < out_channels)
+
+
+def finish_gradients(
+    parts: list[SourcePart],
+    bias_sums: Tensor | None,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_side_weight: Tensor,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Write the gradients of weights and bias, return those of each source's affine and of its side's scale.
+
+    What is not wanted is empty.
+
+    Args:
+        parts: partial sums of one or two sources, in float32 or float64.
+        bias_sums: parts (parts, out_channels) of the bias gradient.
+        grad_weight: (branches out_channels, inputs, k, k), contiguous.
+        grad_bias: (out_channels,).
+        grad_side_weight: (out_channels, inputs, 1, 1), contiguous.
+    """
+    grad_affine, grad_side = [], []
+    for part in parts:
+        affine, side_affine, has_vectors = part.source.affine, part.source.side_affine, part.vectors is not None
+        grad_affine.append(affine.new_empty(affine.shape if has_vectors else 0))
+        grad_side.append(side_affine.new_empty(side_affine.shape if has_vectors else 0))
+    sums = [x for part in parts for x in (part.slabs, part.side_slabs, part.vectors) if x is not None]
+    if not sums:
+        return grad_affine, grad_side
+    taps = grad_weight.shape[2] if grad_weight.numel() else 0
+    outputs = next((x.shape[4] for x in sums if x.ndim == 5), 0)
+    inputs = sum(part.source.data.shape[1] for part in parts)
+    used = [_arguments(part, taps, *grads) for part, *grads in zip(parts, grad_affine, grad_side, strict=True)]
+    pointers, sizes, constants = used[0]
+    pointers2, sizes2, constants2 = used[1] if len(used) == 2 else _no_arguments(*used[0])
+    bias_programs = 0 if bias_sums is None else cdiv(outputs, _BLOCK_ELEMENTS)
+    launch(
+        finish_gradients_kernel,
+        (sizes[-1] + sizes2[-1] + bias_programs,),
+        grad_weight,
+        grad_side_weight,
+        bias_sums,
+        grad_bias,
+        *pointers,
+        *pointers2,
+        parts[0].source.data.shape[0],
+        outputs,
+        inputs,
+        0 if bias_sums is None else len(bias_sums),
+        *sizes,
+        *sizes2,
+        **constants,
+        **{f"{name}2": value for name, value in constants2.items()},
+        TAPS=taps,
+        BLOCK_SPLITS=_BLOCK_SPLITS,
+        BLOCK_ELEMENTS=_BLOCK_ELEMENTS,
+        BLOCK_PARTS=_BLOCK_PARTS,
+        BLOCK_CHANNELS=_BLOCK_CHANNELS,
+        ACCUMULATE=accumulation(sums[0].dtype),
+    )
     return grad_affine, grad_side
+
+
+_Arguments = tuple[tuple[Tensor | None, ...], tuple[int, ...], dict[str, Any]]
+
+
+def _arguments(part: SourcePart, taps: int, grad_affine: Tensor, grad_side: Tensor) -> _Arguments:
+    """Return a source's pointers, its sizes with the number of its programs last, and its compile-time constants."""
+    slabs, side_slabs, vectors, channels = part.slabs, part.side_slabs, part.vectors, part.source.data.shape[1]
+    affine = part.source.affine
+    weight_programs = side_programs = vector_programs = 0
+    if slabs is not None:
+        weight_programs = slabs.shape[0] * taps * taps * cdiv(channels * slabs.shape[4], _BLOCK_ELEMENTS)
+    if side_slabs is not None:
+        side_programs = cdiv(channels * side_slabs.shape[4], _BLOCK_ELEMENTS)
+    if vectors is not None:
+        vector_programs = vectors.shape[1] * cdiv(channels, _BLOCK_CHANNELS)
+    has_affine, has_side = vectors is not None and affine.numel() > 0, grad_side.numel() > 0
+    return (
+        (
+            slabs,
+            side_slabs,
+            vectors,
+            affine if has_affine else None,
+            grad_affine if has_affine else None,
+            grad_side if has_side else None,
+        ),
+        (
+            *((0, 0) if slabs is None else slabs.shape[1:3]),
+            weight_programs,
+            *((0, 0) if side_slabs is None else side_slabs.shape[1:3]),
+            side_programs,
+            0 if vectors is None else vectors.shape[2],
+            channels,
+            part.source.first_input,
+            weight_programs + side_programs + vector_programs,
+        ),
+        {
+            "PARITIES": part.source.read.upsample and part.source.read.kernel_size == 3,
+            "AFFINE": len(affine) if has_affine else 0,
+        },
+    )
+
+
+def _no_arguments(pointers: tuple[Any, ...], sizes: tuple[int, ...], constants: dict[str, Any]) -> _Arguments:
+    """Return those of a second source where there is none."""
+    return (None,) * len(pointers), (0,) * len(sizes), dict.fromkeys(constants)

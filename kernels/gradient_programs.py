@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .choice import choose
-from .config import Config, Layer, on_warps
+from .config import Config, Layer
 from .convolution import is_exact, windows
 from .output_gradient import OutputGradient
 from .rounding import cdiv
@@ -89,22 +88,17 @@ class WeightPrograms:
         return like.new_empty((parts, self.shape[-1]), dtype=torch.promote_types(like.dtype, torch.float32))
 
 
-def weight_programs(
-    grad: OutputGradient, data: Tensor, read: Read, config: Config | None, warps: int | None
-) -> WeightPrograms:
+def weight_programs(grad: OutputGradient, data: Tensor, read: Read, config: Config) -> WeightPrograms:
     """Divide the gradient of a weight.
 
     Args:
         grad: gradients of the raw results of all branches.
         data: the source.
         read: how it was read.
-        config: tile, or ``None`` for the chosen one.
-        warps: that programs run on, or ``None`` for as many as the tile wants.
+        config: tile.
     """
     samples, channels, height, width = data.shape
     (out_height, out_width), out_channels, branches = grad.size, grad.channels, len(read.dilation)
-    config = config or choose(read.layer("weight_gradient", grad, channels), data.device)
-    config = config if warps is None else on_warps(config, warps)
     taps = 2 if read.upsample and read.kernel_size == 3 else read.kernel_size
     slots = taps * taps * (4 if read.upsample and (taps == 2 or not config.all_taps) else 1)
     window_rows, window_columns = config.window_rows if config.all_taps else 1, 1
@@ -175,11 +169,9 @@ class InputTiles:
         return self.rows, self.columns, self.tiles
 
 
-def input_tiles(grad: OutputGradient, data: Tensor, read: Read, config: Config | None, warps: int | None) -> InputTiles:
+def input_tiles(grad: OutputGradient, data: Tensor, read: Read, config: Config) -> InputTiles:
     """Divide the gradient of a source; arguments are those of ``weight_programs``."""
     samples, channels, height, width = data.shape
-    config = config or choose(read.layer("input_gradient", grad, channels), data.device)
-    config = config if warps is None else on_warps(config, warps)
     taps, mode, window_rows, window_columns = read.kernel_size, "flipped", config.window_rows, 1
     if read.upsample:
         # Each pixel was read by 4x4 outputs through a 3x3 weight, by 2x2 through a 1x1 weight.

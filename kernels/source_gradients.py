@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from .config import Config, arithmetic
-from .finish import GradientSums, finish_gradients
-from .gradient_programs import Read, input_tiles, weight_programs
+from .finish import finish_gradients
+from .gradient_programs import Read
 from .launch import launch
 from .output_gradient import OutputGradient
 from .pack import pack_weights
-from .source_gradient import source_gradient_kernel
+from .source_gradient import source_gradients_kernel
+from .source_part import Source, SourcePart, Wanted, choose_configs
 
 
 @dataclass(frozen=True)
@@ -54,26 +55,6 @@ class SourceGradients(NamedTuple):
     side_weight: Tensor
 
 
-@dataclass(frozen=True)
-class _Source:
-    """One source: features, how the convolution and its side read them, and where its inputs start in the weights."""
-
-    data: Tensor
-    affine: Tensor
-    relu: bool
-    side_affine: Tensor
-    added: Tensor | None
-    first_input: int
-
-
-class _Weights(NamedTuple):
-    """Gradients that sources write their sections of, ``None`` where not wanted."""
-
-    main: Tensor | None
-    bias: Tensor | None
-    side: Tensor | None
-
-
 def source_gradients(
     grad: OutputGradient,
     data: list[Tensor],
@@ -106,121 +87,80 @@ def source_gradients(
         added: gradient that reached the first source otherwise, channels-last.
         side: what else read the sources.
         packed: the weight from ``pack_weights``, transposed, if it is there already.
-        config: tile of the weight's gradient, or of the sources' if that is not wanted; ``None`` for the chosen ones.
+        config: tile of the first gradient that is wanted, of the weight, the side's weight or the sources; ``None`` for
+            the chosen one.
     """
-    weights = _Weights(
-        torch.empty_like(weight) if needs_weight else None,
-        weight.new_empty(weight.shape[0]) if needs_weight and len(dilation) == 1 else None,
-        torch.empty_like(side.weight) if side is not None and side.needs_weight else None,
-    )
-    if not needs_sources:
-        packed = None
-    elif packed is None:
-        (packed,) = pack_weights([weight], [[x.shape[1] for x in data]], [upsample], grad.grad.dtype, transposed=True)
-    results, first_input = [], 0
+    side_weight = None if side is None or not side.needs_weight else side.weight
+    wanted = Wanted(needs_weight, side_weight is not None, needs_sources)
+    nothing, has_bias = weight.new_empty(0), needs_weight and len(dilation) == 1
+    grad_weight = torch.empty_like(weight) if needs_weight else nothing
+    grad_bias = weight.new_empty(grad.channels) if has_bias else nothing
+    grad_side_weight = nothing if side_weight is None else torch.empty_like(side_weight)
+    sources, first_input = [], 0
     for k, x in enumerate(data):
-        side_affine = affine[k].new_empty(0) if side is None else side.affine[k]
-        source = _Source(x, affine[k], relu[k], side_affine, added if k == 0 else None, first_input)
+        scale = affine[k].new_empty(0) if side is None else side.affine[k]
         read = Read(weight.shape[2], stride, dilation, upsample[k])
-        # Every source sees the whole gradient: the first one's programs also sum that of the bias.
-        sections = weights if k == 0 else weights._replace(bias=None)
-        results.append(_source_gradient(grad, source, read, side, packed, weight, sections, config))
+        sources.append(Source(x, affine[k], relu[k], scale, read, first_input))
         first_input += x.shape[1]
-    grad_data, grad_affine, grad_side_affine = (list(group) for group in zip(*results, strict=True))
-    nothing = weight.new_empty(0)
-    wanted = (nothing if gradient is None else gradient for gradient in weights)
-    return SourceGradients(grad_data, grad_affine, grad_side_affine, *wanted)
+    if not any(wanted):
+        none = [v.new_empty(0) for v in affine]
+        return SourceGradients([x.new_empty(0) for x in data], none, none, grad_weight, grad_bias, grad_side_weight)
+    if needs_sources and packed is None:
+        (packed,) = pack_weights([weight], [[x.shape[1] for x in data]], [upsample], grad.grad.dtype, transposed=True)
+    configs = [choose_configs(grad, source, wanted, config) for source in sources]
+    # Programs of one launch run on equally many warps.
+    warps = min(config.warps for config in configs)
+    parts = [
+        SourcePart.of(grad, source, config.on_warps(warps)) for source, config in zip(sources, configs, strict=True)
+    ]
+    bias_sums = parts[0].weight.new_bias_sums(data[0]) if has_bias and parts[0].weight is not None else None
+    _launch(grad, parts, weight.shape[1], packed if needs_sources else None, added, side, bias_sums, warps)
+    vectors = finish_gradients(parts, bias_sums, grad_weight, grad_bias, grad_side_weight)
+    grad_data = [x.new_empty(0) if part.result is None else part.result for x, part in zip(data, parts, strict=True)]
+    return SourceGradients(grad_data, *vectors, grad_weight, grad_bias, grad_side_weight)
 
 
-def _source_gradient(
+def _launch(
     grad: OutputGradient,
-    source: _Source,
-    read: Read,
-    side: Side | None,
+    parts: list[SourcePart],
+    inputs: int,
     packed: Tensor | None,
-    weight: Tensor,
-    weights: _Weights,
-    config: Config | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Write a source's sections of ``weights``, return the gradients of data, affine and side's affine."""
-    data, affine, side_affine = source.data, source.affine, source.side_affine
-    samples, channels, height, width = data.shape
-    # Programs of a launch run on equally many warps: those that the weight's gradient wants.
-    main = beside = tiles = slabs = bias_sums = side_slabs = result = vectors = None
-    warps = None
-    if weights.main is not None:
-        main = weight_programs(grad, data, read, config, warps)
-        warps, config = main.config.warps, None
-        slabs = main.new_slabs(data)
-        bias_sums = None if weights.bias is None else main.new_bias_sums(data)
-    if weights.side is not None:
-        beside = weight_programs(grad, data, Read(1, read.stride, [1], read.upsample), None, warps)
-        warps = beside.config.warps
-        side_slabs = beside.new_slabs(data)
-    has_affine, has_side_scale = affine.numel() > 0, side_affine.numel() > 0
-    if packed is not None:
-        tiles = input_tiles(grad, data, read, config, warps)
-        warps = tiles.config.warps
-        result = torch.empty_like(data)
-        if has_affine or has_side_scale:
-            kinds, dtype = 3 if has_side_scale else 2, torch.promote_types(data.dtype, torch.float32)
-            vectors = data.new_empty((kinds, samples, tiles.tiles, channels), dtype=dtype)
-    if warps is None:
-        return data.new_empty(0), affine.new_empty(0), affine.new_empty(0)
+    added: Tensor | None,
+    side: Side | None,
+    bias_sums: Tensor | None,
+    warps: int,
+) -> None:
+    first, second = parts[0], parts[1] if len(parts) == 2 else None
+    samples, read = first.source.data.shape[0], first.source.read
+    # The side's share of the sources' gradients is one product more for each pixel and channel.
+    products = sum(part.products for part in parts) + (0 if side is None or packed is None else inputs)
+    second_constants = dict.fromkeys(first.constants) if second is None else second.constants
     launch(
-        source_gradient_kernel,
-        (sum(0 if part is None else part.programs for part in (main, beside, tiles)),),
+        source_gradients_kernel,
+        (sum(part.programs for part in parts),),
         *grad.pointers,
         packed,
-        data,
-        affine if has_affine else None,
-        None if tiles is None else source.added,
         None if side is None else side.grad,
-        None if side is None or tiles is None else side.weight,
-        side_affine if has_side_scale else None,
-        result,
-        vectors[0] if vectors is not None and has_affine else None,
-        vectors[1] if vectors is not None and has_affine else None,
-        vectors[2] if vectors is not None and has_side_scale else None,
-        slabs,
+        None if side is None or packed is None else side.weight,
+        None if packed is None else added,
         bias_sums,
-        side_slabs,
+        *first.pointers,
+        *((None,) * len(first.pointers) if second is None else second.pointers),
         samples,
         *grad.size,
         grad.channels,
-        height,
-        width,
-        channels,
-        source.first_input,
-        weight.shape[1],
+        inputs,
         read.stride,
-        *((0, 0, 0) if tiles is None else tiles.arguments),
-        *((0, 0, 0, 0, 0) if main is None else main.arguments),
-        *((0, 0, 0, 0, 0) if beside is None else beside.arguments),
-        multiply_adds=samples
-        * grad.pixels
-        * grad.channels
-        * channels
-        * sum(0 if part is None else part.products for part in (main, beside, tiles))
-        + (0 if side is None or tiles is None else samples * grad.pixels * grad.channels * channels),
+        *first.sizes,
+        first.programs,
+        *((0,) * len(first.sizes) if second is None else second.sizes),
+        multiply_adds=samples * grad.pixels * grad.channels * products,
+        **first.constants,
+        **{f"{name}2": value for name, value in second_constants.items()},
         DILATIONS=tuple(read.dilation),
-        MODE="" if tiles is None else tiles.mode,
-        TAPS=0 if tiles is None else tiles.taps,
-        WEIGHT_TAPS=0 if main is None else main.taps,
-        UPSAMPLE=read.upsample,
-        AFFINE=len(affine),
-        SIDE_AFFINE=len(side_affine),
-        RELU=source.relu,
         RAW=read.kernel_size == 1,
         STEP=read.stride,
-        TILE=None if tiles is None else tiles.constants,
-        WEIGHT_TILE=None if main is None else main.constants,
-        SIDE_TILE=None if beside is None else beside.constants,
         num_warps=warps,
         num_stages=1,
-        **arithmetic(data.dtype),
+        **arithmetic(first.source.data.dtype),
     )
-    parities = read.upsample and read.kernel_size == 3
-    sums = GradientSums(slabs, bias_sums, side_slabs, vectors)
-    finished = finish_gradients(sums, affine, parities, source.first_input, weight.shape[1], *weights)
-    return data.new_empty(0) if result is None else result, *finished
