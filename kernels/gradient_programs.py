@@ -16,7 +16,7 @@ from .rounding import cdiv
 # Programs that fill a large GPU once, and a few times over; the weight gradient splits its pixels until it has as many.
 _FEWEST_PROGRAMS, _MOST_PROGRAMS = 128, 512
 # Of all slabs of a layer together; they are written once and read once.
-_SLAB_BYTES = 2 << 20
+_SLAB_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)

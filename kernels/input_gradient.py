@@ -76,11 +76,10 @@ def write_input_gradient(
 ):
     """Compute a tile and a block of channels of the gradient of a source (height, width, channels).
 
-    ``rows x columns`` windows cover it. TILE is (BLOCK_PIXELS, BLOCK_IN, BLOCK_OUT, window's rows and columns, EXACT,
-    loads in flight).
-    The output's gradient is read as ``output_gradient`` says. The weight is packed (slots, outputs, inputs); the
-    source's channels are its inputs from ``first_input`` on. The output's gradient may have several branches, one for
-    each of DILATIONS, all of which have read this source; branch k has the outputs from k grad_channels on.
+    ``rows x columns`` windows cover it. The output's gradient is read as ``output_gradient`` says. The weight is packed
+    (slots, outputs, inputs); the source's channels are its inputs from ``first_input`` on. The output's gradient may
+    have several branches, one for each of DILATIONS, all of which have read this source; branch k has the outputs from
+    k grad_channels on. TILE is (BLOCK_PIXELS, BLOCK_IN, BLOCK_OUT, window rows and columns, EXACT, loads in flight).
     """
     BLOCK_PIXELS: tl.constexpr = TILE[0]
     BLOCK_IN: tl.constexpr = TILE[1]
