@@ -248,7 +248,9 @@ def _gradients(
         needs_weights[1],
         grad_x,
     )
-    (x_statistics,), (x_gate,), *grad_norm_in = x.normalized_backward(backend, norm_in, grad_affine, mu_in, var_in)
+    (x_statistics,), (x_gate,), *grad_norm_in = x.normalized_backward(
+        backend, norm_in, grad_affine, mu_in, var_in, [grad_scale]
+    )
     _, _, _, (grad_skip,), grad_affine, *grad_conv_skip, _ = compute(
         backend,
         "conv_gradients",
@@ -269,9 +271,8 @@ def _gradients(
     (skip_statistics,), (skip_gate,), *grad_norm_skip = skip.normalized_backward(
         backend, norm_skip, grad_affine, mu_skip, var_skip
     )
-    gates = [skip_gate, x_gate + grad_scale if x_gate.numel() else x_gate]
     trained = [*grad_norm_skip, *grad_conv_skip, *grad_norm_in, *grad_conv_in, *grad_norm, *grad_conv]
-    return [grad_skip, grad_x], [skip_statistics, x_statistics], gates, trained
+    return [grad_skip, grad_x], [skip_statistics, x_statistics], [skip_gate, x_gate], trained
 
 
 # Which parameters have a gradient.

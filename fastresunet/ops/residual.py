@@ -215,19 +215,19 @@ def _gradients(
     output, output_mean, excited, mu_in, var_in, mu, var, mu_side, var_side = results[:9]
     hidden, hidden_mean, hidden_m2, *affine, hidden_affine = results[9:]
     affine = [vectors for vectors in affine if vectors.numel()]
-    grad_excitation = _empty(excited, 2)
-    if grad_gate is not None:
-        squeezed, *grad_excitation = compute(
-            backend, "excitation_backward", grad_gate, excited, output_mean, *p.excitation
-        )
-        grad_mean = squeezed if grad_mean is None else grad_mean + squeezed
+    if grad_gate is None:
+        output_vectors, grad_excitation = output_statistics(output_mean, grad_mean, grad_m2), _empty(excited, 2)
+    else:
+        grads = [None if vector is None else vector.contiguous() for vector in (grad_mean, grad_m2)]
+        operands = (grad_gate.contiguous(), excited, output_mean, *p.excitation, *grads)
+        output_vectors, *grad_excitation = compute(backend, "excitation_backward", *operands)
 
     u = Maps.single(hidden, hidden_mean, hidden_m2)
     total, _, _, (grad_hidden,), grad_affine, *grad_conv, _ = compute(
         backend,
         "conv_gradients",
         grad,
-        output_statistics(output_mean, grad_mean, grad_m2),
+        output_vectors,
         output,
         *_empty(output, 1),
         *u.read([hidden_affine], True),
@@ -282,11 +282,12 @@ def _gradients(
         _empty(excited, 2),
         _empty(excited, len(data)),
     )
-    if needs_sources:
-        more = grad_affine
-        if affine:
-            grad_statistics, more, *grad_norm_in = x.normalized_backward(backend, norm_in, grad_affine, mu_in, var_in)
-        grad_gates = [a[0] + b.view_as(a[0]) if a.numel() else a for a, b in zip(grad_scale, more, strict=True)]
+    if needs_sources and affine:
+        grad_statistics, grad_gates, *grad_norm_in = x.normalized_backward(
+            backend, norm_in, grad_affine, mu_in, var_in, grad_scale
+        )
+    elif needs_sources:
+        grad_gates = [(a + b)[0] if a.numel() else a for a, b in zip(grad_scale, grad_affine, strict=True)]
     trained = [*grad_norm_in, *grad_conv_in, *grad_norm, *grad_conv, *grad_conv_side, *grad_excitation]
     return grad_data, grad_statistics, grad_gates, trained, grad_norm_side
 

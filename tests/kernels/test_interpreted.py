@@ -24,7 +24,7 @@ from tests.ops import plain
 from tests.ops.cases import CASES, ConvCase, operands
 from tests.ops.test_conv import run
 from tests.ops.test_conv_norm_sum import LAYOUTS, branch, sources
-from tests.ops.test_vectors import check_affine, check_excitation
+from tests.ops.test_vectors import check_added_gates, check_affine, check_excitation, check_excitation_statistics
 
 SUPPORTED = [case for case in CASES if case.name != "upsample-pool"]
 # More than one tile of pixels, the last one not full.
@@ -141,6 +141,16 @@ def test_batch_norm_vectors(channels: tuple[int, ...], gated: bool, running: boo
 @pytest.mark.parametrize(("channels", "hidden"), [(16, 2), (5, 1), (70, 9)], ids=["thin", "one-hidden", "two-blocks"])
 def test_squeeze_and_excitation(channels: int, hidden: int) -> None:
     check_excitation(channels, hidden, "triton")
+
+
+@pytest.mark.parametrize("samples", [3, 11], ids=["one-block", "two-blocks"])
+def test_excitation_joins_other_gradients(samples: int) -> None:
+    check_excitation_statistics(samples, "triton")
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["batch-statistics", "running-statistics"])
+def test_gates_have_gradients_from_elsewhere(running: bool) -> None:
+    check_added_gates(running, "triton")
 
 
 @pytest.mark.parametrize(("rows", "all_taps"), [(2, False), (4, True)], ids=["2-rows-one-tap", "4-rows-all-taps"])

@@ -74,21 +74,24 @@ def batch_affine_backward(
     var: Tensor,
     eps: float,
     batch_statistics: bool,
+    added_gate: Tensor | None = None,
+    added_gate2: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return ``statistics`` and the gradient of the gate of either map (empty where there is none), of gamma and beta.
 
     ``statistics`` are the mean and the gradients of M2 and mean (3, N, C), as the gradient of a convolution takes them.
+    Gradients of gates include ``added_gate``, which reached them otherwise.
 
     With a = gate center and slope = gamma rstd, ``scale = slope gate`` and ``shift = beta + (a - mu) slope``. For batch
     statistics mu and the variance depend on mean, M2 and gate; for running statistics a is 0. What is read does not
     depend on the centre: it is a constant that happens to be the mean.
     """
     sections = [channels, gamma.shape[0] - channels]
-    maps = ((grad_affine, mean, m2, gate, pixels), (grad_affine2, mean2, m2_2, gate2, pixels2))
+    maps = ((grad_affine, mean, m2, gate, pixels, added_gate), (grad_affine2, mean2, m2_2, gate2, pixels2, added_gate2))
     nothing = mu.new_empty(0)
     results: list[Tensor] = []
     grad_gammas, grad_betas = [], []
-    for k, (grad, center, squares, factor, count) in enumerate(maps):
+    for k, (grad, center, squares, factor, count, added) in enumerate(maps):
         if sections[k] == 0:
             results += [nothing] * 2
             continue
@@ -116,6 +119,8 @@ def batch_affine_backward(
             grad_gate = grad_gate + 2 * grad_var * gain * squares / (samples * count)
             grad_gate = grad_gate + (grad_statistics + slope * grad_shift) * center
             statistics = torch.stack([center, grad_m2.expand_as(center), grad_statistics * gain])
+        if added is not None:
+            grad_gate = grad_gate + added
         results += [statistics, nothing if factor is None else grad_gate]
     grad_gamma, grad_beta = torch.cat(grad_gammas).to(gamma.dtype), torch.cat(grad_betas).to(gamma.dtype)
     first, second, third, fourth = results
