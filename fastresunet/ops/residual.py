@@ -127,7 +127,7 @@ def _forward(
         "conv_norm_sum",
         *x.read(x.gates, False),
         [p.conv_side[0]],
-        [p.conv_side[1]],
+        p.conv_side[1][None],
         stride,
         [1],
         norm_side.gamma.to(dtype)[None],
