@@ -1,6 +1,7 @@
 """Squeeze-and-excitation of means, ``sigmoid(W2 relu(W1 mean))``, and its gradient.
 
-One program takes one sample, the hidden vector in registers, and walks over blocks of channels. A program of the
+One program takes one sample, the hidden vector in registers, and walks over blocks of channels; behind a convolution it
+merges the statistics of the sample's tiles on the way. A program of the
 gradient takes a block of channels, computes the hidden vectors of a few samples at a time, and sums over samples.
 """
 
@@ -13,54 +14,58 @@ from torch import Tensor
 
 from .batch_affine import load_or
 from .config import accumulation
+from .convolution import convolve
 from .launch import launch
 from .rounding import cdiv, next_power_of_2
+from .statistics import merge_parts
 
 _BLOCK = 64
 _BLOCK_SAMPLES = 8
 _BLOCK_PRODUCTS = 8192
-
-
-@triton.jit
-def hidden_vector(
-    mean_ptr,
-    weight1_ptr,
-    sample,
-    channels,
-    hidden,
-    BLOCK_HIDDEN: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ACCUMULATE: tl.constexpr,
-):
-    """Return ``relu(W1 mean)`` (BLOCK_HIDDEN,) of one sample; W1 is (hidden, channels)."""
-    unit = tl.arange(0, BLOCK_HIDDEN)
-    total = tl.zeros((BLOCK_HIDDEN,), dtype=ACCUMULATE)
-    for first in range(0, channels, BLOCK):
-        channel = first + tl.arange(0, BLOCK)
-        mask = (unit < hidden)[:, None] & (channel < channels)[None, :]
-        weight = tl.load(weight1_ptr + unit[:, None] * channels + channel[None, :], mask=mask, other=0.0)
-        mean = tl.load(mean_ptr + sample * channels + channel, mask=channel < channels, other=0.0)
-        total += tl.sum(weight.to(ACCUMULATE) * mean[None, :], axis=1)
-    # Not tl.maximum: NaN must stay NaN.
-    return tl.where(total < 0, 0.0, total)
+_BLOCK_TILE_ELEMENTS = 4096
 
 
 @triton.jit
 def excitation_kernel(
     mean_ptr,
+    count_ptr,
+    m2_ptr,
     weight1_ptr,
     weight2_ptr,
+    mean_out,
+    m2_out,
     gate_out,
+    samples,
+    tiles,
     channels,
     hidden,
+    BLOCK_TILES: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
     BLOCK: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
-    """Write the gate of one sample."""
+    """Write the gate of one sample; with counts the means are those of tiles, which are merged and written first."""
     sample = tl.program_id(0)
-    vector = hidden_vector(mean_ptr, weight1_ptr, sample, channels, hidden, BLOCK_HIDDEN, BLOCK, ACCUMULATE)
     unit = tl.arange(0, BLOCK_HIDDEN)
+    vector = tl.zeros((BLOCK_HIDDEN,), dtype=ACCUMULATE)
+    for first in range(0, channels, BLOCK):
+        channel = first + tl.arange(0, BLOCK)
+        offset = sample * channels + channel
+        if count_ptr is not None:
+            group = sample + tl.arange(0, 1)
+            _, mean, m2 = merge_parts(
+                count_ptr, mean_ptr, m2_ptr, group, samples, tiles, channel, channels, BLOCK_TILES, ACCUMULATE
+            )
+            mean = tl.sum(mean, axis=0)
+            tl.store(mean_out + offset, mean, mask=channel < channels)
+            tl.store(m2_out + offset, tl.sum(m2, axis=0), mask=channel < channels)
+        else:
+            mean = tl.load(mean_ptr + offset, mask=channel < channels, other=0.0)
+        mask = (unit < hidden)[:, None] & (channel < channels)[None, :]
+        weight = tl.load(weight1_ptr + unit[:, None] * channels + channel[None, :], mask=mask, other=0.0)
+        vector += tl.sum(weight.to(ACCUMULATE) * mean[None, :], axis=1)
+    # Not tl.maximum: NaN must stay NaN.
+    vector = tl.where(vector < 0, 0.0, vector)
     for first in range(0, channels, BLOCK):
         channel = first + tl.arange(0, BLOCK)
         mask = (channel < channels)[:, None] & (unit < hidden)[None, :]
@@ -151,23 +156,65 @@ def load_squeezed(mean_ptr, gate_ptr, grad_ptr, sample, samples, channel, channe
 def excitation(mean: Tensor, weight1: Tensor, weight2: Tensor) -> Tensor:
     """Return the gate (N, C); arguments are those of the operation."""
     gate = torch.empty_like(mean)
-    samples, channels = mean.shape
-    hidden = weight1.shape[0]
+    _launch(mean, None, None, weight1, weight2, None, None, gate)
+    return gate
+
+
+def conv_excitation(
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    residual: Tensor | None,
+    weight1: Tensor,
+    weight2: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return output, mean, M2 and gate of a convolution; arguments are those of ``conv`` and ``excitation``."""
+    operands = (data, affine, relu, upsample, weight, bias, stride, 1, residual, None, None, False)
+    output, _, tiles = convolve(*operands, True)
+    assert tiles is not None
+    mean, m2, gate = tiles.mean.new_empty((3, *output.shape[:2]))
+    _launch(tiles.mean, tiles.count, tiles.m2, weight1, weight2, mean, m2, gate)
+    return output, mean, m2, gate
+
+
+def _launch(
+    mean: Tensor,
+    count: Tensor | None,
+    m2: Tensor | None,
+    weight1: Tensor,
+    weight2: Tensor,
+    merged_mean: Tensor | None,
+    merged_m2: Tensor | None,
+    gate: Tensor,
+) -> None:
+    samples, channels = gate.shape
+    hidden, tiles = weight1.shape[0], 1 if count is None else count.shape[1]
+    block = min(_BLOCK, max(16, next_power_of_2(channels)))
     launch(
         excitation_kernel,
         (samples,),
         mean,
+        count,
+        m2,
         weight1,
         weight2,
+        merged_mean,
+        merged_m2,
         gate,
+        samples,
+        tiles,
         channels,
         hidden,
+        BLOCK_TILES=min(_BLOCK_TILE_ELEMENTS // block, next_power_of_2(tiles)),
         BLOCK_HIDDEN=next_power_of_2(hidden),
-        BLOCK=_BLOCK,
-        ACCUMULATE=accumulation(mean.dtype),
+        BLOCK=block,
+        ACCUMULATE=accumulation(gate.dtype),
         num_warps=4,
     )
-    return gate
 
 
 def excitation_backward(

@@ -123,16 +123,15 @@ def _forward(
     pooling = (None, None, None, True)
     pooled, _, _, winners = compute(backend, "conv", *skip.read(skip_affine, True), *p.conv_skip, 1, 1, *pooling, False)
     affine, mu_in, var_in = x.normalized(backend, norm_in)
-    finish = (pooled, None, None, False)
-    total = compute(backend, "conv", *x.read(affine, True), *p.conv_in, 1, 1, *finish, norm.uses_batch)[:3]
+    operands = (*x.read(affine, True), *p.conv_in, 1, pooled, *norm)
+    *total, total_affine, mu, var = compute(backend, "conv_batch_affine", *operands)
     s = Maps.single(*total)
-    total_affine, mu, var = s.normalized(backend, norm)
     gating = (None, x.data[0], x.gate[0] if x.gate[0].numel() else None, False)
     output, output_mean, output_m2, ungated = compute(
-        backend, "conv", *s.read(total_affine, True), *p.conv, 1, 1, *gating, statistics
+        backend, "conv", *s.read([total_affine], True), *p.conv, 1, 1, *gating, statistics
     )
     batch = (mu_skip, var_skip, mu_in, var_in, mu, var)
-    kept = (winners, *total, ungated, *skip_affine, *affine, *total_affine)
+    kept = (winners, *total, ungated, *skip_affine, *affine, total_affine)
     return output, output_mean, output_m2, *batch, *kept
 
 

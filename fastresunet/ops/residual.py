@@ -117,11 +117,9 @@ def _forward(
     activates = norm_in.gamma.numel() > 0
     if activates:
         affine, mu_in, var_in = x.normalized(backend, norm_in)
-    statistics = norm.uses_batch
-    first = compute(backend, "conv", *x.read(affine, activates), *p.conv_in, stride, 1, *NO_FINISH, statistics)
-    hidden, hidden_mean, hidden_m2, _ = first
+    first = compute(backend, "conv_batch_affine", *x.read(affine, activates), *p.conv_in, stride, None, *norm)
+    hidden, hidden_mean, hidden_m2, hidden_affine, mu, var = first
     u = Maps.single(hidden, hidden_mean, hidden_m2)
-    (hidden_affine,), mu, var = u.normalized(backend, norm)
     side, mu_side, var_side = compute(
         backend,
         "conv_norm_sum",
@@ -135,9 +133,8 @@ def _forward(
         [norm_side.eps],
         *(None if vector is None else vector.to(dtype)[None] for vector in norm_side[3:]),
     )
-    second = compute(backend, "conv", *u.read([hidden_affine], True), *p.conv, 1, 1, side, *NO_FINISH[1:], True)
-    output, output_mean, output_m2, _ = second
-    excited = compute(backend, "excitation", output_mean, *p.excitation)
+    operands = (*u.read([hidden_affine], True), *p.conv, 1, side, *p.excitation)
+    output, output_mean, output_m2, excited = compute(backend, "conv_excitation", *operands)
     batch = (mu_in, var_in, mu, var, mu_side.flatten(), var_side.flatten())
     affines = [*affine, nothing.clone()][:2] if activates else [nothing.clone(), nothing.clone()]
     return output, output_mean, output_m2, excited, *batch, hidden, hidden_mean, hidden_m2, *affines, hidden_affine

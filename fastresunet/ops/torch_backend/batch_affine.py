@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastresunet.ops.source import accumulation_dtype
+from fastresunet.ops.torch_backend.conv import conv
+
 
 def batch_affine(
     mean: Tensor | None,
@@ -54,6 +57,34 @@ def batch_affine(
         merged.append(torch.stack([mu, var]))
     mu, var = torch.cat(merged, dim=1)
     return results[0], results[1], mu.clone(), var.clone()
+
+
+def conv_batch_affine(
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    residual: Tensor | None,
+    gamma: Tensor,
+    beta: Tensor,
+    eps: float,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return output, mean, M2, the affine (3, N, C) it is read through, and the mean and variance that is from.
+
+    Arguments are those of ``conv`` and ``batch_affine``. For running statistics mean and M2 are empty.
+    """
+    operands = (data, affine, relu, upsample, weight, bias, stride, 1, residual, None, None, False)
+    output, mean, m2, _ = conv(*operands, running_mean is None)
+    samples, channels, height, width = output.shape
+    norm = (gamma, beta, eps, running_mean, running_var, accumulation_dtype(output.dtype))
+    moments = (mean, m2, None, height * width, None, None, None, 1)
+    result, _, mu, var = batch_affine(*moments, samples, channels, *norm)
+    return output, mean, m2, result, mu, var
 
 
 def batch_affine_backward(

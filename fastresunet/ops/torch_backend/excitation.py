@@ -6,11 +6,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastresunet.ops.torch_backend.conv import conv
+
 
 def excitation(mean: Tensor, weight1: Tensor, weight2: Tensor) -> Tensor:
     """Return ``sigmoid(W2 relu(W1 mean))`` for every sample."""
     hidden = F.relu(F.linear(mean, weight1.to(mean.dtype)))
     return torch.sigmoid(F.linear(hidden, weight2.to(mean.dtype)))
+
+
+def conv_excitation(
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    residual: Tensor | None,
+    weight1: Tensor,
+    weight2: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return output, mean, M2 and gate of a convolution; arguments are those of ``conv`` and ``excitation``."""
+    operands = (data, affine, relu, upsample, weight, bias, stride, 1, residual, None, None, False)
+    output, mean, m2, _ = conv(*operands, True)
+    return output, mean, m2, excitation(mean, weight1, weight2)
 
 
 def excitation_backward(
