@@ -240,5 +240,4 @@ def batch_affine_backward(
         ACCUMULATE=accumulation(mu.dtype),
         num_warps=1,
     )
-    nothing = mu.new_empty(0)
-    return *(nothing if result is None else result for result in results), grad_gamma, grad_beta
+    return *(mu.new_empty(0) if result is None else result for result in results), grad_gamma, grad_beta

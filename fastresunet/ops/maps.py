@@ -113,7 +113,9 @@ class Maps(NamedTuple):
             var: from ``normalized``.
             added: gradients that reached the gates otherwise, of each map; empty without a gate.
         """
-        added_gates = [gate if gate.numel() else None for gate in added]
+        added_gates = [
+            other.view_as(gate) if gate.numel() else None for other, gate in zip(added, self.gate, strict=False)
+        ]
         statistics, grad_gate, statistics2, grad_gate2, grad_gamma, grad_beta = compute(
             backend,
             "batch_affine_backward",

@@ -162,9 +162,8 @@ def test_gates_have_gradients_from_elsewhere(running: bool) -> None:
 def test_convolution_and_what_reads_its_statistics(name: str, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = replace(next(case for case in SUPPORTED + LARGER if case.name == name), samples=3)
     x = operands(case)
-    residual = x.options.get("residual")
-    read = (*flatten(x.sources, torch.float64), x.weight, x.bias, 1)
-    read = (*read, None if residual is None else channels_last(residual))
+    residual = channels_last(x.options["residual"]) if case.epilogue == "residual" else None
+    read = (*flatten(x.sources, torch.float64), x.weight, x.bias, 1, residual)
     if reader == "separately":
         monkeypatch.setattr(merged_affine, "_MOST_TILES", 2)
     more: list[Any]

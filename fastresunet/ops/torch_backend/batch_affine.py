@@ -119,12 +119,11 @@ def batch_affine_backward(
     """
     sections = [channels, gamma.shape[0] - channels]
     maps = ((grad_affine, mean, m2, gate, pixels, added_gate), (grad_affine2, mean2, m2_2, gate2, pixels2, added_gate2))
-    nothing = mu.new_empty(0)
     results: list[Tensor] = []
     grad_gammas, grad_betas = [], []
     for k, (grad, center, squares, factor, count, added) in enumerate(maps):
         if sections[k] == 0:
-            results += [nothing] * 2
+            results += [mu.new_empty(0), mu.new_empty(0)]
             continue
         section_mu, section_var = mu.split(sections)[k], var.split(sections)[k]
         rstd = torch.rsqrt(section_var + eps)
@@ -140,7 +139,7 @@ def batch_affine_backward(
         grad_gammas.append(grad_slope * rstd)
         grad_betas.append(grad_shift.sum(dim=0))
         grad_gate = grad_scale * slope
-        statistics = nothing
+        statistics = mu.new_empty(0)
         if batch_statistics:
             assert center is not None
             assert squares is not None
@@ -152,7 +151,7 @@ def batch_affine_backward(
             statistics = torch.stack([center, grad_m2.expand_as(center), grad_statistics * gain])
         if added is not None:
             grad_gate = grad_gate + added
-        results += [statistics, nothing if factor is None else grad_gate]
+        results += [statistics, mu.new_empty(0) if factor is None else grad_gate]
     grad_gamma, grad_beta = torch.cat(grad_gammas).to(gamma.dtype), torch.cat(grad_betas).to(gamma.dtype)
     first, second, third, fourth = results
     return first, second, third, fourth, grad_gamma, grad_beta
