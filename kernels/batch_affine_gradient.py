@@ -29,6 +29,7 @@ def write_gradient(
     mean_ptr,
     m2_ptr,
     gate_ptr,
+    added_gate_ptr,
     pixels,
     gamma_ptr,
     mu_ptr,
@@ -91,6 +92,7 @@ def write_gradient(
                 m2 = tl.load(m2_ptr + offset, mask=mask, other=0.0)
                 grad_gate += (grad_statistics + slope[None, :] * grad_shift) * mean + 2 * grad_spread * m2
         if gate_ptr is not None:
+            grad_gate += load_or(added_gate_ptr, offset, mask, 0.0, ACCUMULATE)
             tl.store(grad_gate_out + offset, grad_gate, mask=mask)
 
 
@@ -103,11 +105,13 @@ def batch_affine_gradient_kernel(
     mean_ptr,
     m2_ptr,
     gate_ptr,
+    added_gate_ptr,
     pixels,
     grad_affine2_ptr,
     mean2_ptr,
     m2_2_ptr,
     gate2_ptr,
+    added_gate2_ptr,
     pixels2,
     statistics_out,
     grad_gate_out,
@@ -131,6 +135,7 @@ def batch_affine_gradient_kernel(
             mean_ptr,
             m2_ptr,
             gate_ptr,
+            added_gate_ptr,
             pixels,
             gamma_ptr,
             mu_ptr,
@@ -154,6 +159,7 @@ def batch_affine_gradient_kernel(
             mean2_ptr,
             m2_2_ptr,
             gate2_ptr,
+            added_gate2_ptr,
             pixels2,
             gamma_ptr,
             mu_ptr,
@@ -191,10 +197,13 @@ def batch_affine_backward(
     var: Tensor,
     eps: float,
     batch_statistics: bool,
+    added_gate: Tensor | None = None,
+    added_gate2: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Return ``statistics`` and the gradient of the gate of either map (empty where there is none), of gamma and beta.
 
     ``statistics`` are the mean and the gradients of M2 and mean (3, N, C), as the gradient of a convolution takes them.
+    Gradients of gates include ``added_gate``, which reached them otherwise.
     """
     rest = gamma.shape[0] - channels
     first, second = ((mean, m2, gate), (mean2, m2_2, gate2))
@@ -213,9 +222,11 @@ def batch_affine_backward(
         var,
         grad_affine,
         *first,
+        added_gate,
         pixels,
         grad_affine2 if rest else None,
         *second,
+        added_gate2,
         pixels2,
         *results,
         grad_gamma,
@@ -229,5 +240,4 @@ def batch_affine_backward(
         ACCUMULATE=accumulation(mu.dtype),
         num_warps=1,
     )
-    nothing = mu.new_empty(0)
-    return *(nothing if result is None else result for result in results), grad_gamma, grad_beta
+    return *(mu.new_empty(0) if result is None else result for result in results), grad_gamma, grad_beta

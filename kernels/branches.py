@@ -7,7 +7,7 @@ are
     sum          sum_k gamma_k v^ + beta_k; one program computes all branches
     reduction    sum dY v^ and sum dY, tile by tile: the gradients of gamma and beta
     gradient     dv = gamma rstd (dY - sum dY / P - v^ sum(dY v^) / P) over P pixels; without batch statistics the
-                 terms from the sums are left out
+                 terms from the sums are left out; and the gradient of the bias
 
 The outputs of branch k start at k out_channels in the weight. Windows are those of
 ``window``; in the sum they have one row, since neighbours in a window lie a branch's dilation apart.
@@ -48,6 +48,7 @@ def branch_kernel(
     total_out,
     tile_sum_out,
     grad_branch_out,
+    grad_bias_out,
     samples,
     rows,
     columns,
@@ -194,10 +195,16 @@ def branch_kernel(
             tl.store(tile_sum_out + place + branches * parts * out_channels, tl.sum(level, axis=0), mask=within)
         if PASS == "gradient":
             scale = load_vector(gamma_ptr, vector, end, EXACT) * rstd
+            total = tl.load(grad_sum_ptr + branches * out_channels + vector, mask=within, other=0.0)
+            grad_bias = scale * total
             if BATCH_STATISTICS:
                 pixels = tl.cast(samples, ACCUMULATE) * out_height * out_width
                 slope = tl.load(grad_sum_ptr + vector, mask=within, other=0.0) * rstd / pixels
-                level = tl.load(grad_sum_ptr + branches * out_channels + vector, mask=within, other=0.0) / pixels
+                level = total / pixels
+                # In front of such a BatchNorm a bias has no effect.
+                grad_bias = tl.zeros((BLOCK_OUT,), dtype=ACCUMULATE)
+            if tl.program_id(0) == 0:
+                tl.store(grad_bias_out + vector, grad_bias.to(grad_bias_out.dtype.element_ty), mask=within)
             for p in tl.static_range(len(values)):
                 grad = load_block(grad_ptr + offsets[p], masks[p], EXACT).to(ACCUMULATE)
                 if BATCH_STATISTICS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,14 @@ from .pack import pack_weights
 from .rounding import cdiv
 from .statistics import merge_statistics
 from .supported import check_supported
+
+
+class Tiles(NamedTuple):
+    """Statistics of what was written, tile by tile: counts (N, tiles), means and M2 (N, tiles, C)."""
+
+    count: Tensor
+    mean: Tensor
+    m2: Tensor
 
 
 def conv(
@@ -39,6 +48,46 @@ def conv(
     Arguments are those of the operation, and the weight from ``pack_weights`` if it is there already; images are
     channels-last; at most two sources, not both upsampled and pooled.
     """
+    output, kept, tiles = convolve(
+        data,
+        affine,
+        relu,
+        upsample,
+        weight,
+        bias,
+        stride,
+        dilation,
+        residual,
+        gate,
+        gate_scale,
+        pool,
+        statistics,
+        packed,
+        config,
+    )
+    if tiles is None:
+        return output, output.new_empty(0), output.new_empty(0), kept
+    return output, *merge_statistics(*tiles), kept
+
+
+def convolve(
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    dilation: int,
+    residual: Tensor | None,
+    gate: Tensor | None,
+    gate_scale: Tensor | None,
+    pool: bool,
+    statistics: bool,
+    packed: Tensor | None = None,
+    config: Config | None = None,
+) -> tuple[Tensor, Tensor, Tiles | None]:
+    """Return output, what the write keeps for backward, and with ``statistics`` those of its tiles; see ``conv``."""
     first, out_channels, taps = data[0], weight.shape[0], weight.shape[2]
     samples, parity, zoom = first.shape[0], any(upsample), 2 if upsample[0] else 1
     height, width = ((zoom * size - 1) // stride + 1 for size in first.shape[2:])
@@ -57,7 +106,7 @@ def conv(
     if pool or gate is not None:
         kept = empty_image(first, out_channels, out_height, out_width, torch.uint8 if pool else first.dtype)
     tiles = cdiv(rows * columns, config.block_pixels)
-    count, tile_mean, tile_m2 = tile_statistics(first, tiles, out_channels) if statistics else (None, None, None)
+    written = tile_statistics(first, tiles, out_channels) if statistics else None
     if packed is None:
         (packed,) = pack_weights([weight], [[x.shape[1] for x in data]], [upsample], first.dtype)
     reads = [2 if up and taps == 3 else taps for up in upsample]
@@ -74,9 +123,7 @@ def conv(
         gate_scale,
         output,
         kept,
-        count,
-        tile_mean,
-        tile_m2,
+        *(written or (None, None, None)),
         samples,
         rows,
         columns,
@@ -117,11 +164,7 @@ def conv(
         num_stages=config.stages,
         **arithmetic(first.dtype),
     )
-    nothing = first.new_empty(0)
-    kept = nothing if kept is None else kept
-    if count is None or tile_mean is None or tile_m2 is None:
-        return output, nothing, nothing, kept
-    return output, *merge_statistics(count, tile_mean, tile_m2), kept
+    return output, first.new_empty(0) if kept is None else kept, written
 
 
 def windows(size: int, window: int, dilation: int, pool: bool) -> int:
@@ -157,11 +200,11 @@ def source_arguments(data: Tensor, affine: Tensor) -> tuple[Tensor, Tensor | Non
     return data, affine if affine.numel() else None, *data.shape[2:], data.shape[1]
 
 
-def tile_statistics(like: Tensor, tiles: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return uninitialised counts (samples, tiles), means and M2 (samples, tiles, channels)."""
+def tile_statistics(like: Tensor, tiles: int, channels: int) -> Tiles:
+    """Return uninitialised statistics."""
     samples, dtype = like.shape[0], torch.promote_types(like.dtype, torch.float32)
     count = like.new_empty((samples, tiles), dtype=torch.int32)
-    return count, *like.new_empty((2, samples, tiles, channels), dtype=dtype)
+    return Tiles(count, *like.new_empty((2, samples, tiles, channels), dtype=dtype))
 
 
 def empty_image(like: Tensor, channels: int, height: int, width: int, dtype: torch.dtype) -> Tensor:

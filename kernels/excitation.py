@@ -1,65 +1,71 @@
 """Squeeze-and-excitation of means, ``sigmoid(W2 relu(W1 mean))``, and its gradient.
 
-One program takes one sample, the hidden vector in registers, and walks over blocks of channels. The gradient's second
-stage takes a block of channels and sums over samples.
+One program takes one sample, the hidden vector in registers, and walks over blocks of channels; behind a convolution it
+merges the statistics of the sample's tiles on the way. A program of the
+gradient takes a block of channels, computes the hidden vectors of a few samples at a time, and sums over samples.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .batch_affine import load_or
 from .config import accumulation
+from .convolution import convolve
 from .launch import launch
 from .rounding import cdiv, next_power_of_2
+from .statistics import merge_parts
 
 _BLOCK = 64
-
-
-@triton.jit
-def hidden_vector(
-    mean_ptr,
-    weight1_ptr,
-    sample,
-    channels,
-    hidden,
-    BLOCK_HIDDEN: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ACCUMULATE: tl.constexpr,
-):
-    """Return ``relu(W1 mean)`` (BLOCK_HIDDEN,) of one sample; W1 is (hidden, channels)."""
-    unit = tl.arange(0, BLOCK_HIDDEN)
-    total = tl.zeros((BLOCK_HIDDEN,), dtype=ACCUMULATE)
-    for first in range(0, channels, BLOCK):
-        channel = first + tl.arange(0, BLOCK)
-        mask = (unit < hidden)[:, None] & (channel < channels)[None, :]
-        weight = tl.load(weight1_ptr + unit[:, None] * channels + channel[None, :], mask=mask, other=0.0)
-        mean = tl.load(mean_ptr + sample * channels + channel, mask=channel < channels, other=0.0)
-        total += tl.sum(weight.to(ACCUMULATE) * mean[None, :], axis=1)
-    # Not tl.maximum: NaN must stay NaN.
-    return tl.where(total < 0, 0.0, total)
+_BLOCK_SAMPLES = 8
+_BLOCK_PRODUCTS = 8192
+_BLOCK_TILE_ELEMENTS = 4096
 
 
 @triton.jit
 def excitation_kernel(
     mean_ptr,
+    count_ptr,
+    m2_ptr,
     weight1_ptr,
     weight2_ptr,
+    mean_out,
+    m2_out,
     gate_out,
+    samples,
+    tiles,
     channels,
     hidden,
+    BLOCK_TILES: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
     BLOCK: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
-    """Write the gate of one sample."""
+    """Write the gate of one sample; with counts the means are those of tiles, which are merged and written first."""
     sample = tl.program_id(0)
-    vector = hidden_vector(mean_ptr, weight1_ptr, sample, channels, hidden, BLOCK_HIDDEN, BLOCK, ACCUMULATE)
     unit = tl.arange(0, BLOCK_HIDDEN)
+    vector = tl.zeros((BLOCK_HIDDEN,), dtype=ACCUMULATE)
+    for first in range(0, channels, BLOCK):
+        channel = first + tl.arange(0, BLOCK)
+        offset = sample * channels + channel
+        if count_ptr is not None:
+            group = sample + tl.arange(0, 1)
+            _, mean, m2 = merge_parts(
+                count_ptr, mean_ptr, m2_ptr, group, samples, tiles, channel, channels, BLOCK_TILES, ACCUMULATE
+            )
+            mean = tl.sum(mean, axis=0)
+            tl.store(mean_out + offset, mean, mask=channel < channels)
+            tl.store(m2_out + offset, tl.sum(m2, axis=0), mask=channel < channels)
+        else:
+            mean = tl.load(mean_ptr + offset, mask=channel < channels, other=0.0)
+        mask = (unit < hidden)[:, None] & (channel < channels)[None, :]
+        weight = tl.load(weight1_ptr + unit[:, None] * channels + channel[None, :], mask=mask, other=0.0)
+        vector += tl.sum(weight.to(ACCUMULATE) * mean[None, :], axis=1)
+    # Not tl.maximum: NaN must stay NaN.
+    vector = tl.where(vector < 0, 0.0, vector)
     for first in range(0, channels, BLOCK):
         channel = first + tl.arange(0, BLOCK)
         mask = (channel < channels)[:, None] & (unit < hidden)[None, :]
@@ -75,141 +81,184 @@ def excitation_gradient_kernel(
     mean_ptr,
     weight1_ptr,
     weight2_ptr,
-    grad_mean_out,
-    hidden_out,
-    grad_hidden_out,
-    channels,
-    hidden,
-    BLOCK_HIDDEN: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ACCUMULATE: tl.constexpr,
-):
-    """Write the gradient of one sample's means, its hidden vector and the gradient before the ReLU."""
-    sample = tl.program_id(0)
-    vector = hidden_vector(mean_ptr, weight1_ptr, sample, channels, hidden, BLOCK_HIDDEN, BLOCK, ACCUMULATE)
-    unit = tl.arange(0, BLOCK_HIDDEN)
-    grad_vector = tl.zeros((BLOCK_HIDDEN,), dtype=ACCUMULATE)
-    for first in range(0, channels, BLOCK):
-        channel = first + tl.arange(0, BLOCK)
-        mask = (channel < channels)[:, None] & (unit < hidden)[None, :]
-        weight = tl.load(weight2_ptr + channel[:, None] * hidden + unit[None, :], mask=mask, other=0.0)
-        gate = tl.load(gate_ptr + sample * channels + channel, mask=channel < channels, other=0.0)
-        grad = tl.load(grad_ptr + sample * channels + channel, mask=channel < channels, other=0.0)
-        grad_vector += tl.sum(weight.to(ACCUMULATE) * (grad * gate * (1 - gate))[:, None], axis=0)
-    grad_vector = tl.where(vector <= 0, 0.0, grad_vector)
-    tl.store(hidden_out + sample * hidden + unit, vector, mask=unit < hidden)
-    tl.store(grad_hidden_out + sample * hidden + unit, grad_vector, mask=unit < hidden)
-    for first in range(0, channels, BLOCK):
-        channel = first + tl.arange(0, BLOCK)
-        mask = (unit < hidden)[:, None] & (channel < channels)[None, :]
-        weight = tl.load(weight1_ptr + unit[:, None] * channels + channel[None, :], mask=mask, other=0.0)
-        grad_mean = tl.sum(weight.to(ACCUMULATE) * grad_vector[:, None], axis=0)
-        tl.store(grad_mean_out + sample * channels + channel, grad_mean, mask=channel < channels)
-
-
-@triton.jit
-def excitation_weight_gradient_kernel(
-    grad_ptr,
-    gate_ptr,
-    mean_ptr,
-    hidden_ptr,
-    grad_hidden_ptr,
+    added_mean_ptr,
+    grad_m2_ptr,
+    statistics_out,
     grad_weight1_out,
     grad_weight2_out,
     samples,
     channels,
     hidden,
+    BLOCK_SAMPLES: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
     BLOCK: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
-    """Write a block of channels of dW1 (hidden, channels) and dW2 (channels, hidden), summed over samples in order."""
-    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    """Write a block of channels of dW1 (hidden, channels), dW2 (channels, hidden) and the statistics of each sample.
+
+    Statistics are (3, samples, channels): mean, the gradient of M2 as given, that of the mean with ``added_mean``.
+    """
+    own = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     unit = tl.arange(0, BLOCK_HIDDEN)
-    within = channel < channels
+    size = samples * channels
     grad_weight1 = tl.zeros((BLOCK_HIDDEN, BLOCK), dtype=ACCUMULATE)
-    grad_weight2 = tl.zeros((BLOCK, BLOCK_HIDDEN), dtype=ACCUMULATE)
-    for sample in range(samples):
-        vector = tl.load(hidden_ptr + sample * hidden + unit, mask=unit < hidden, other=0.0)
-        grad_vector = tl.load(grad_hidden_ptr + sample * hidden + unit, mask=unit < hidden, other=0.0)
-        mean = tl.load(mean_ptr + sample * channels + channel, mask=within, other=0.0)
-        gate = tl.load(gate_ptr + sample * channels + channel, mask=within, other=0.0)
-        grad = tl.load(grad_ptr + sample * channels + channel, mask=within, other=0.0)
-        grad_weight1 += grad_vector[:, None] * mean[None, :]
-        grad_weight2 += (grad * gate * (1 - gate))[:, None] * vector[None, :]
+    grad_weight2 = tl.zeros((BLOCK_HIDDEN, BLOCK), dtype=ACCUMULATE)
+    for first_sample in range(0, samples, BLOCK_SAMPLES):
+        sample = first_sample + tl.arange(0, BLOCK_SAMPLES)
+        vector = tl.zeros((BLOCK_SAMPLES, BLOCK_HIDDEN), dtype=ACCUMULATE)
+        grad_vector = tl.zeros((BLOCK_SAMPLES, BLOCK_HIDDEN), dtype=ACCUMULATE)
+        for first in range(0, channels, BLOCK):
+            channel = first + tl.arange(0, BLOCK)
+            weight1, weight2 = load_weights(weight1_ptr, weight2_ptr, unit, hidden, channel, channels, ACCUMULATE)
+            mean, grad = load_squeezed(mean_ptr, gate_ptr, grad_ptr, sample, samples, channel, channels)
+            vector += tl.sum(weight1[None, :, :] * mean[:, None, :], axis=2)
+            grad_vector += tl.sum(weight2[None, :, :] * grad[:, None, :], axis=2)
+        # Not tl.maximum: NaN must stay NaN.
+        vector = tl.where(vector < 0, 0.0, vector)
+        grad_vector = tl.where(vector <= 0, 0.0, grad_vector)
+        weight1, _ = load_weights(weight1_ptr, weight2_ptr, unit, hidden, own, channels, ACCUMULATE)
+        mean, grad = load_squeezed(mean_ptr, gate_ptr, grad_ptr, sample, samples, own, channels)
+        grad_weight1 += tl.sum(grad_vector[:, :, None] * mean[:, None, :], axis=0)
+        grad_weight2 += tl.sum(vector[:, :, None] * grad[:, None, :], axis=0)
+        mask = (sample < samples)[:, None] & (own < channels)[None, :]
+        offset = sample[:, None] * channels + own[None, :]
+        grad_mean = tl.sum(weight1[None, :, :] * grad_vector[:, :, None], axis=1)
+        grad_mean += load_or(added_mean_ptr, offset, mask, 0.0, ACCUMULATE)
+        tl.store(statistics_out + offset, mean, mask=mask)
+        tl.store(statistics_out + size + offset, load_or(grad_m2_ptr, offset, mask, 0.0, ACCUMULATE), mask=mask)
+        tl.store(statistics_out + 2 * size + offset, grad_mean, mask=mask)
     dtype: tl.constexpr = grad_weight1_out.dtype.element_ty
-    mask1 = (unit < hidden)[:, None] & within[None, :]
-    mask2 = within[:, None] & (unit < hidden)[None, :]
-    tl.store(grad_weight1_out + unit[:, None] * channels + channel[None, :], grad_weight1.to(dtype), mask=mask1)
-    tl.store(grad_weight2_out + channel[:, None] * hidden + unit[None, :], grad_weight2.to(dtype), mask=mask2)
+    mask = (unit < hidden)[:, None] & (own < channels)[None, :]
+    tl.store(grad_weight1_out + unit[:, None] * channels + own[None, :], grad_weight1.to(dtype), mask=mask)
+    tl.store(grad_weight2_out + own[None, :] * hidden + unit[:, None], grad_weight2.to(dtype), mask=mask)
+
+
+@triton.jit
+def load_weights(weight1_ptr, weight2_ptr, unit, hidden, channel, channels, ACCUMULATE: tl.constexpr):
+    """Return a block of W1 (hidden, channels) and of the transposed W2."""
+    mask = (unit < hidden)[:, None] & (channel < channels)[None, :]
+    weight1 = tl.load(weight1_ptr + unit[:, None] * channels + channel[None, :], mask=mask, other=0.0)
+    weight2 = tl.load(weight2_ptr + channel[None, :] * hidden + unit[:, None], mask=mask, other=0.0)
+    return weight1.to(ACCUMULATE), weight2.to(ACCUMULATE)
+
+
+@triton.jit
+def load_squeezed(mean_ptr, gate_ptr, grad_ptr, sample, samples, channel, channels):
+    """Return means (samples, channels) and the gradient before the sigmoid."""
+    mask = (sample < samples)[:, None] & (channel < channels)[None, :]
+    offset = sample[:, None] * channels + channel[None, :]
+    mean = tl.load(mean_ptr + offset, mask=mask, other=0.0)
+    gate = tl.load(gate_ptr + offset, mask=mask, other=0.0)
+    grad = tl.load(grad_ptr + offset, mask=mask, other=0.0)
+    return mean, grad * gate * (1 - gate)
 
 
 def excitation(mean: Tensor, weight1: Tensor, weight2: Tensor) -> Tensor:
     """Return the gate (N, C); arguments are those of the operation."""
     gate = torch.empty_like(mean)
-    samples, channels = mean.shape
-    hidden = weight1.shape[0]
+    _launch(mean, None, None, weight1, weight2, None, None, gate)
+    return gate
+
+
+def conv_excitation(
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    residual: Tensor | None,
+    weight1: Tensor,
+    weight2: Tensor,
+    packed: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return output, mean, M2 and gate of a convolution; arguments are those of ``conv`` and ``excitation``."""
+    operands = (data, affine, relu, upsample, weight, bias, stride, 1, residual, None, None, False)
+    output, _, tiles = convolve(*operands, True, packed)
+    assert tiles is not None
+    mean, m2, gate = tiles.mean.new_empty((3, *output.shape[:2]))
+    _launch(tiles.mean, tiles.count, tiles.m2, weight1, weight2, mean, m2, gate)
+    return output, mean, m2, gate
+
+
+def _launch(
+    mean: Tensor,
+    count: Tensor | None,
+    m2: Tensor | None,
+    weight1: Tensor,
+    weight2: Tensor,
+    merged_mean: Tensor | None,
+    merged_m2: Tensor | None,
+    gate: Tensor,
+) -> None:
+    samples, channels = gate.shape
+    hidden, tiles = weight1.shape[0], 1 if count is None else count.shape[1]
+    block = min(_BLOCK, max(16, next_power_of_2(channels)))
     launch(
         excitation_kernel,
         (samples,),
         mean,
+        count,
+        m2,
         weight1,
         weight2,
+        merged_mean,
+        merged_m2,
         gate,
+        samples,
+        tiles,
         channels,
         hidden,
-        **_options(mean, hidden),
+        BLOCK_TILES=min(_BLOCK_TILE_ELEMENTS // block, next_power_of_2(tiles)),
+        BLOCK_HIDDEN=next_power_of_2(hidden),
+        BLOCK=block,
+        ACCUMULATE=accumulation(gate.dtype),
+        num_warps=4,
     )
-    return gate
 
 
 def excitation_backward(
-    grad: Tensor, gate: Tensor, mean: Tensor, weight1: Tensor, weight2: Tensor
+    grad: Tensor,
+    gate: Tensor,
+    mean: Tensor,
+    weight1: Tensor,
+    weight2: Tensor,
+    added_mean: Tensor | None = None,
+    grad_m2: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of mean, W1 and W2; the hidden vector is computed once more."""
+    """Return ``statistics`` and the gradients of W1 and W2; the hidden vector is computed once more.
+
+    ``statistics`` (3, N, C) are the mean and the gradients of M2 and mean, as the gradient of a convolution takes them:
+    that of M2 as given, that of the mean with ``added_mean``, which reached it otherwise.
+    """
     samples, channels = mean.shape
     hidden = weight1.shape[0]
-    grad_mean = torch.empty_like(mean)
-    vector, grad_vector = mean.new_empty((2, samples, hidden))
-    options = _options(mean, hidden)
+    statistics = mean.new_empty((3, samples, channels))
+    grad_weight1, grad_weight2 = torch.empty_like(weight1), torch.empty_like(weight2)
+    block_hidden = next_power_of_2(hidden)
+    # Products of samples, hidden units and channels are held in registers.
+    block = max(16, min(_BLOCK, _BLOCK_PRODUCTS // (_BLOCK_SAMPLES * block_hidden)))
     launch(
         excitation_gradient_kernel,
-        (samples,),
+        (cdiv(channels, block),),
         grad,
         gate,
         mean,
         weight1,
         weight2,
-        grad_mean,
-        vector,
-        grad_vector,
-        channels,
-        hidden,
-        **options,
-    )
-    grad_weight1, grad_weight2 = torch.empty_like(weight1), torch.empty_like(weight2)
-    launch(
-        excitation_weight_gradient_kernel,
-        (cdiv(channels, _BLOCK),),
-        grad,
-        gate,
-        mean,
-        vector,
-        grad_vector,
+        added_mean,
+        grad_m2,
+        statistics,
         grad_weight1,
         grad_weight2,
         samples,
         channels,
         hidden,
-        **options,
+        BLOCK_SAMPLES=_BLOCK_SAMPLES,
+        BLOCK_HIDDEN=block_hidden,
+        BLOCK=block,
+        ACCUMULATE=accumulation(mean.dtype),
+        num_warps=8,
     )
-    return grad_mean, grad_weight1, grad_weight2
-
-
-def _options(mean: Tensor, hidden: int) -> dict[str, Any]:
-    return {
-        "BLOCK_HIDDEN": next_power_of_2(hidden),
-        "BLOCK": _BLOCK,
-        "ACCUMULATE": accumulation(mean.dtype),
-        "num_warps": 4,
-    }
+    return statistics, grad_weight1, grad_weight2

@@ -8,8 +8,9 @@ from typing import Any
 from .batch_affine import batch_affine
 from .batch_affine_gradient import batch_affine_backward
 from .convolution import conv
-from .excitation import excitation, excitation_backward
+from .excitation import conv_excitation, excitation, excitation_backward
 from .gradients import conv_backward, conv_gradients
+from .merged_affine import conv_batch_affine
 from .normalized_sum import branch_gradient, conv_norm_sum, conv_norm_sum_backward
 from .pack import pack_weights
 
@@ -19,6 +20,8 @@ LAUNCHERS: dict[str, Callable[..., Any]] = {
     "branch_gradient": branch_gradient,
     "conv": conv,
     "conv_backward": conv_backward,
+    "conv_batch_affine": conv_batch_affine,
+    "conv_excitation": conv_excitation,
     "conv_gradients": conv_gradients,
     "excitation": excitation,
     "excitation_backward": excitation_backward,

@@ -32,7 +32,7 @@ class _Branches:
     relu: list[bool]
     upsample: list[bool]
     weight: list[Tensor]
-    bias: list[Tensor]
+    bias: Tensor
     stride: int
     dilation: list[int]
     eps: list[float]
@@ -59,11 +59,6 @@ class _Branches:
         """The same as the forward passes read it."""
         channels = [x.shape[1] for x in self.data]
         return pack_weights([self.joined], [channels], [self.upsample], self.data[0].dtype)[0]
-
-    @cached_property
-    def biases(self) -> Tensor:
-        """(branches, outputs)."""
-        return self.bias[0][None] if len(self.bias) == 1 else torch.stack(self.bias)
 
     def check(self) -> None:
         """Raise where the kernels cannot compute this."""
@@ -117,13 +112,14 @@ class _Branches:
         )
         pointers = ("gamma_ptr", "beta_ptr", "mean_ptr", "variance_ptr", "grad_ptr", "grad_sum_ptr")
         results = ("count_out", "tile_mean_out", "tile_m2_out", "total_out", "tile_sum_out", "grad_branch_out")
+        results += ("grad_bias_out",)
         launch(
             branch_kernel,
             (samples * tiles, cdiv(self.outputs, config.block_out), 1 if name == "sum" else count),
             *source_arguments(data[0], self.affine[0]),
             *(source_arguments(data[1], self.affine[1]) if second else (None, None, 0, 0, 0)),
             self.packed,
-            self.biases,
+            self.bias,
             *(tensors.get(pointer) for pointer in pointers + results),
             samples,
             rows,
@@ -170,7 +166,7 @@ def conv_norm_sum(
     relu: list[bool],
     upsample: list[bool],
     weight: list[Tensor],
-    bias: list[Tensor],
+    bias: Tensor,
     stride: int,
     dilation: list[int],
     gamma: Tensor,
@@ -221,7 +217,7 @@ def conv_norm_sum_backward(
     relu: list[bool],
     upsample: list[bool],
     weight: list[Tensor],
-    bias: list[Tensor],
+    bias: Tensor,
     stride: int,
     dilation: list[int],
     gamma: Tensor,
@@ -235,11 +231,10 @@ def conv_norm_sum_backward(
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
     """Return the gradients of data, affine, weight, bias (branches, C) and of gamma and beta (2, branches, C)."""
     branches = _Branches(data, affine, relu, upsample, weight, bias, stride, dilation, eps)
-    raw, sums = _raw_gradients(branches, grad, gamma, mean, variance, batch_statistics, config)
+    raw, grad_bias, sums = _raw_gradients(branches, grad, gamma, mean, variance, batch_statistics, config)
     reads = (data, affine, relu, upsample, branches.joined, stride, dilation)
     gradients = source_gradients(raw, *reads, needs_sources, needs_weight, config=config)
     grad_weight = list(gradients.weight.chunk(len(weight))) if needs_weight else [w.new_empty(0) for w in weight]
-    grad_bias = _bias_gradients(branches, sums, gamma, variance, batch_statistics)
     return gradients.data, gradients.affine, grad_weight, grad_bias, sums
 
 
@@ -264,10 +259,9 @@ def branch_gradient(
     Arguments are those of ``conv_norm_sum_backward``, for one branch. The gradients of sources and weight are left to
     ``conv_gradients``.
     """
-    branches = _Branches(data, affine, relu, upsample, [weight], [bias], stride, [dilation], [eps])
+    branches = _Branches(data, affine, relu, upsample, [weight], bias[None], stride, [dilation], [eps])
     vectors = (gamma[None], mean[None], variance[None])
-    raw, sums = _raw_gradients(branches, grad, *vectors, batch_statistics, None)
-    grad_bias = _bias_gradients(branches, sums, gamma[None], variance[None], batch_statistics)
+    raw, grad_bias, sums = _raw_gradients(branches, grad, *vectors, batch_statistics, None)
     return raw.grad[0], grad_bias[0], sums[:, 0]
 
 
@@ -279,8 +273,8 @@ def _raw_gradients(
     variance: Tensor,
     batch_statistics: bool,
     config: Config | None,
-) -> tuple[OutputGradient, Tensor]:
-    """Return the gradients of the branches' raw results and those of gamma and beta (2, branches, C)."""
+) -> tuple[OutputGradient, Tensor, Tensor]:
+    """Return the gradients of the branches' raw results, biases (branches, C), and gamma and beta (2, branches, C)."""
     branches.check()
     config = config or branches.config()
     grad = grad.contiguous(memory_format=torch.channels_last)
@@ -293,6 +287,7 @@ def _raw_gradients(
     height, width = branches.size
     # A leading dimension of branches before an image in channels-last layout.
     grad_branches = grad.new_empty((count, grad.shape[0], height, width, outputs)).permute(0, 1, 4, 2, 3)
+    grad_bias = torch.empty_like(branches.bias)
     branches.run(
         "gradient",
         config,
@@ -300,17 +295,7 @@ def _raw_gradients(
         gamma_ptr=gamma,
         grad_sum_ptr=sums,
         grad_branch_out=grad_branches,
+        grad_bias_out=grad_bias,
         **vectors,
     )
-    return OutputGradient(grad_branches, branches.size), sums
-
-
-def _bias_gradients(
-    branches: _Branches, sums: Tensor, gamma: Tensor, variance: Tensor, batch_statistics: bool
-) -> Tensor:
-    dtype = branches.bias[0].dtype
-    if batch_statistics:
-        # In front of a BatchNorm with batch statistics a bias has no effect.
-        return gamma.new_zeros(gamma.shape, dtype=dtype)
-    scales = [g * torch.rsqrt(v + eps) for g, v, eps in zip(gamma, variance, branches.eps, strict=True)]
-    return (torch.stack(scales) * sums[1]).to(dtype)
+    return OutputGradient(grad_branches, branches.size), grad_bias, sums

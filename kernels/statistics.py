@@ -46,12 +46,57 @@ def store_statistics(values, masks, count_out, mean_out, m2_out, tile, channel, 
 
 
 @triton.jit
+def merge_parts(
+    count_ptr,
+    tile_mean_ptr,
+    tile_m2_ptr,
+    group,
+    groups,
+    parts,
+    channel,
+    channels,
+    BLOCK_PARTS: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+):
+    """Return counts (group, 1), means and M2 (group, channel) over the parts of (groups, parts, channels) statistics.
+
+    mean = sum(count_k mean_k) / sum(count_k), M2 = sum(M2_k + count_k (mean_k - mean)^2); counts are (groups, parts).
+    Groups that do not exist have no values, and 0 for both.
+    """
+    weighted = tl.zeros((group.shape[0], BLOCK_PARTS, channel.shape[0]), dtype=ACCUMULATE)
+    counted = tl.zeros((group.shape[0], BLOCK_PARTS), dtype=ACCUMULATE)
+    for first in range(0, parts, BLOCK_PARTS):
+        part = first + tl.arange(0, BLOCK_PARTS)
+        inside = (group < groups)[:, None] & (part < parts)[None, :]
+        tile = group[:, None] * parts + part[None, :]
+        count = tl.load(count_ptr + tile, mask=inside, other=0).to(ACCUMULATE)
+        offset = tile[:, :, None] * channels + channel[None, None, :]
+        mask = inside[:, :, None] & (channel < channels)[None, None, :]
+        weighted += tl.load(tile_mean_ptr + offset, mask=mask, other=0.0) * count[:, :, None]
+        counted += count
+    number = tl.sum(counted, axis=1)[:, None]
+    mean = tl.sum(weighted, axis=1) / tl.maximum(number, 1)
+    squares = tl.zeros((group.shape[0], BLOCK_PARTS, channel.shape[0]), dtype=ACCUMULATE)
+    for first in range(0, parts, BLOCK_PARTS):
+        part = first + tl.arange(0, BLOCK_PARTS)
+        inside = (group < groups)[:, None] & (part < parts)[None, :]
+        tile = group[:, None] * parts + part[None, :]
+        count = tl.load(count_ptr + tile, mask=inside, other=0).to(ACCUMULATE)
+        offset = tile[:, :, None] * channels + channel[None, None, :]
+        mask = inside[:, :, None] & (channel < channels)[None, None, :]
+        deviation = tl.load(tile_mean_ptr + offset, mask=mask, other=0.0) - mean[:, None, :]
+        squares += tl.load(tile_m2_ptr + offset, mask=mask, other=0.0) + count[:, :, None] * deviation * deviation
+    return number, mean, tl.sum(squares, axis=1)
+
+
+@triton.jit
 def merge_statistics_kernel(
     count_ptr,
     tile_mean_ptr,
     tile_m2_ptr,
     mean_out,
     m2_out,
+    groups,
     parts,
     channels,
     BLOCK_PARTS: tl.constexpr,
@@ -61,35 +106,19 @@ def merge_statistics_kernel(
 ):
     """Merge (groups, parts, channels) statistics of one group and a block of channels.
 
-    mean = sum(count_k mean_k) / sum(count_k), M2 = sum(M2_k + count_k (mean_k - mean)^2); counts are (groups, parts).
-    With VARIANCE the latter is divided by sum(count_k).
+    With VARIANCE M2 is divided by the number of values.
     """
-    group = tl.program_id(0)
+    group = tl.program_id(0) + tl.arange(0, 1)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    within = channel < channels
-    weighted = tl.zeros((BLOCK_PARTS, BLOCK_CHANNELS), dtype=ACCUMULATE)
-    counted = tl.zeros((BLOCK_PARTS,), dtype=ACCUMULATE)
-    for first in range(0, parts, BLOCK_PARTS):
-        part = first + tl.arange(0, BLOCK_PARTS)
-        count = tl.load(count_ptr + group * parts + part, mask=part < parts, other=0).to(ACCUMULATE)
-        offset = (group * parts + part)[:, None] * channels + channel[None, :]
-        mask = (part < parts)[:, None] & within[None, :]
-        weighted += tl.load(tile_mean_ptr + offset, mask=mask, other=0.0) * count[:, None]
-        counted += count
-    mean = tl.sum(weighted, axis=0) / tl.sum(counted, axis=0)
-    squares = tl.zeros((BLOCK_PARTS, BLOCK_CHANNELS), dtype=ACCUMULATE)
-    for first in range(0, parts, BLOCK_PARTS):
-        part = first + tl.arange(0, BLOCK_PARTS)
-        count = tl.load(count_ptr + group * parts + part, mask=part < parts, other=0).to(ACCUMULATE)
-        offset = (group * parts + part)[:, None] * channels + channel[None, :]
-        mask = (part < parts)[:, None] & within[None, :]
-        deviation = tl.load(tile_mean_ptr + offset, mask=mask, other=0.0) - mean[None, :]
-        squares += tl.load(tile_m2_ptr + offset, mask=mask, other=0.0) + count[:, None] * deviation * deviation
-    tl.store(mean_out + group * channels + channel, mean, mask=within)
-    m2 = tl.sum(squares, axis=0)
+    number, mean, m2 = merge_parts(
+        count_ptr, tile_mean_ptr, tile_m2_ptr, group, groups, parts, channel, channels, BLOCK_PARTS, ACCUMULATE
+    )
     if VARIANCE:
-        m2 /= tl.sum(counted, axis=0)
-    tl.store(m2_out + group * channels + channel, m2, mask=within)
+        m2 /= number
+    offset = group[:, None] * channels + channel[None, :]
+    mask = (channel < channels)[None, :]
+    tl.store(mean_out + offset, mean, mask=mask)
+    tl.store(m2_out + offset, m2, mask=mask)
 
 
 def merge_statistics(
@@ -113,6 +142,7 @@ def merge_statistics(
         tile_m2,
         mean,
         m2,
+        groups,
         parts,
         channels,
         BLOCK_PARTS=_BLOCK_PARTS,

@@ -141,16 +141,15 @@ def _forward(
         backend, "conv", *skip.read(skip_affine, True), *p.conv_skip, 1, 1, *pooling, False, packed_skip
     )
     affine, mu_in, var_in = x.normalized(backend, norm_in)
-    finish = (pooled, None, None, False)
-    total = compute(backend, "conv", *x.read(affine, True), *p.conv_in, 1, 1, *finish, norm.uses_batch, packed_in)[:3]
+    operands = (*x.read(affine, True), *p.conv_in, 1, pooled, *norm)
+    *total, total_affine, mu, var = compute(backend, "conv_batch_affine", *operands, packed_in)
     s = Maps.single(*total)
-    total_affine, mu, var = s.normalized(backend, norm)
     gating = (None, x.data[0], x.gate[0] if x.gate[0].numel() else None, False)
     output, output_mean, output_m2, ungated = compute(
-        backend, "conv", *s.read(total_affine, True), *p.conv, 1, 1, *gating, statistics, packed
+        backend, "conv", *s.read([total_affine], True), *p.conv, 1, 1, *gating, statistics, packed
     )
     batch = (mu_skip, var_skip, mu_in, var_in, mu, var)
-    kept = (winners, *total, ungated, *skip_affine, *affine, *total_affine)
+    kept = (winners, *total, ungated, *skip_affine, *affine, total_affine)
     return output, output_mean, output_m2, *batch, *kept
 
 
@@ -270,7 +269,9 @@ def _gradients(
         needs_weights[1],
         *(grad_x, None, None, None, False, packed_in),
     )
-    (x_statistics,), (x_gate,), *grad_norm_in = x.normalized_backward(backend, norm_in, grad_affine, mu_in, var_in)
+    (x_statistics,), (x_gate,), *grad_norm_in = x.normalized_backward(
+        backend, norm_in, grad_affine, mu_in, var_in, [grad_scale]
+    )
     _, _, _, (grad_skip,), grad_affine, *grad_conv_skip, _, _ = compute(
         backend,
         "conv_gradients",
@@ -292,9 +293,8 @@ def _gradients(
     (skip_statistics,), (skip_gate,), *grad_norm_skip = skip.normalized_backward(
         backend, norm_skip, grad_affine, mu_skip, var_skip
     )
-    gates = [skip_gate, x_gate + grad_scale if x_gate.numel() else x_gate]
     trained = [*grad_norm_skip, *grad_conv_skip, *grad_norm_in, *grad_conv_in, *grad_norm, *grad_conv]
-    return [grad_skip, grad_x], [skip_statistics, x_statistics], gates, trained
+    return [grad_skip, grad_x], [skip_statistics, x_statistics], [skip_gate, x_gate], trained
 
 
 # Which parameters have a gradient.

@@ -45,12 +45,12 @@ _excitation = register(
 def _backward_shapes(
     grad: Tensor, gate: Tensor, mean: Tensor, weight1: Tensor, weight2: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return mean.new_empty(mean.shape), torch.empty_like(weight1), torch.empty_like(weight2)
+    return mean.new_empty((3, *mean.shape)), torch.empty_like(weight1), torch.empty_like(weight2)
 
 
 _excitation_backward = register(
     "excitation_backward(Tensor grad, Tensor gate, Tensor mean, Tensor weight1, Tensor weight2, str backend) -> "
-    "(Tensor mean, Tensor weight1, Tensor weight2)",
+    "(Tensor statistics, Tensor weight1, Tensor weight2)",
     dispatching("excitation_backward"),
     _backward_shapes,
 )
@@ -63,8 +63,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    gradients = _excitation_backward(grad.contiguous(), *ctx.saved_tensors, ctx.backend)
-    return *gradients, None
+    statistics, *grad_weights = _excitation_backward(grad.contiguous(), *ctx.saved_tensors, ctx.backend)
+    return statistics[2], *grad_weights, None
 
 
 differentiable("excitation", _setup_context, _backward)

@@ -98,7 +98,13 @@ class Maps(NamedTuple):
         return [first, second][: len(self.data)], mu, var
 
     def normalized_backward(
-        self, backend: Backend, norm: Normalization, grads: Sequence[Tensor], mu: Tensor, var: Tensor
+        self,
+        backend: Backend,
+        norm: Normalization,
+        grads: Sequence[Tensor],
+        mu: Tensor,
+        var: Tensor,
+        added: Sequence[Tensor] = (),
     ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
         """Return the gradients of the maps' statistics and gates, empty where there are none, and of gamma and beta.
 
@@ -110,7 +116,11 @@ class Maps(NamedTuple):
             grads: gradients (3, N, C) of the affines of all maps.
             mu: from ``normalized``.
             var: from ``normalized``.
+            added: gradients that reached the gates otherwise, of each map; empty without a gate.
         """
+        added_gates = [
+            other.view_as(gate) if gate.numel() else None for other, gate in zip(added, self.gate, strict=False)
+        ]
         statistics, grad_gate, statistics2, grad_gate2, grad_gamma, grad_beta = compute(
             backend,
             "batch_affine_backward",
@@ -122,6 +132,7 @@ class Maps(NamedTuple):
             var,
             norm.eps,
             norm.uses_batch,
+            *added_gates,
         )
         count = len(self.data)
         return [statistics, statistics2][:count], [grad_gate, grad_gate2][:count], grad_gamma, grad_beta

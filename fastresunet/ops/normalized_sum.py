@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastresunet.ops.backend import Backend, dispatching
+from fastresunet.ops.backend import Backend, compute, dispatching
 from fastresunet.ops.branch import Branch
 from fastresunet.ops.checks import check_branches
 from fastresunet.ops.layout import empty_image
@@ -37,16 +37,18 @@ def conv_norm_sum(
     """
     check_branches(sources, branches, stride)
     dtype = operand_dtype(sources[0].data, branches[0].weight)
-    gamma, beta, *running = _stacked_vectors(branches, accumulation_dtype(dtype))
-    running_mean, running_var = running or (None, None)
+    weight, bias, gamma, beta, running_mean, running_var = (
+        [vector for vector in (getattr(branch, name) for branch in branches) if vector is not None]
+        for name in ("weight", "bias", "gamma", "beta", "running_mean", "running_var")
+    )
     data, affine, relu, upsample = flatten(sources, dtype)
-    total, mean, variance = _conv_norm_sum(
+    total, mean, variance, _ = _conv_norm_sum(
         data,
         affine,
         relu,
         upsample,
-        [branch.weight for branch in branches],
-        [branch.bias for branch in branches],
+        weight,
+        bias,
         stride,
         [branch.dilation for branch in branches],
         gamma,
@@ -59,13 +61,37 @@ def conv_norm_sum(
     return total, mean, variance
 
 
-def _stacked_vectors(branches: Sequence[Branch], dtype: torch.dtype) -> list[Tensor]:
-    """Return gamma, beta and, where there are any, running mean and variance, each (branches, C)."""
-    names = ["gamma", "beta"] + (["running_mean", "running_var"] if branches[0].running_mean is not None else [])
-    vectors = [[getattr(branch, name).to(dtype) for branch in branches] for name in names]
-    if len(branches) == 1:
-        return [vector[None] for (vector,) in vectors]
-    return list(torch.stack([vector for group in vectors for vector in group]).view(len(names), len(branches), -1))
+def _forward(
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: list[Tensor],
+    bias: list[Tensor],
+    stride: int,
+    dilation: list[int],
+    gamma: list[Tensor],
+    beta: list[Tensor],
+    eps: list[float],
+    running_mean: list[Tensor],
+    running_var: list[Tensor],
+    backend: Backend,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = accumulation_dtype(data[0].dtype)
+    stacked = _stacked([group for group in (bias, gamma, beta, running_mean, running_var) if group], dtype)
+    rows = (*stacked, None, None)[:5]
+    operands = (data, affine, relu, upsample, weight, rows[0], stride, dilation, *rows[1:3], eps, *rows[3:])
+    total, mean, variance = compute(backend, "conv_norm_sum", *operands)
+    # Vectors of a single branch are parameters, not copies of them.
+    return total, mean, variance, stacked if isinstance(stacked, Tensor) else mean.new_empty(0)
+
+
+def _stacked(groups: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> Tensor | list[Tensor]:
+    """Return vectors (branches, C) of each group, as one tensor where they have to be copied together."""
+    vectors = [[vector.to(dtype) for vector in group] for group in groups]
+    if len(groups[0]) == 1:
+        return [vector[None].contiguous() for (vector,) in vectors]
+    return torch.stack([vector for group in vectors for vector in group]).unflatten(0, (len(groups), -1))
 
 
 def _shapes(
@@ -77,24 +103,27 @@ def _shapes(
     bias: list[Tensor],
     stride: int,
     dilation: list[int],
-    gamma: Tensor,
-    beta: Tensor,
+    gamma: list[Tensor],
+    beta: list[Tensor],
     eps: list[float],
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
+    running_mean: list[Tensor],
+    running_var: list[Tensor],
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     height, width = (convolution_size(size, upsample[0], stride) for size in data[0].shape[2:])
-    total = empty_image(data[0], weight[0].shape[0], height, width)
-    shape = gamma.shape if running_mean is None else (0,)
-    return total, gamma.new_empty(shape), gamma.new_empty(shape)
+    branches, channels, dtype = len(weight), weight[0].shape[0], accumulation_dtype(data[0].dtype)
+    batch = (0,) if running_mean else (branches, channels)
+    groups = 5 if running_mean else 3
+    stacked = (0,) if branches == 1 else (groups, branches, channels)
+    mean, variance, vectors = (data[0].new_empty(shape, dtype=dtype) for shape in (batch, batch, stacked))
+    return empty_image(data[0], channels, height, width), mean, variance, vectors
 
 
 _conv_norm_sum = register(
-    f"conv_norm_sum({SCHEMA}, Tensor[] weight, Tensor[] bias, int stride, int[] dilation, Tensor gamma, Tensor beta, "
-    "float[] eps, Tensor? running_mean, Tensor? running_var, str backend) -> "
-    "(Tensor total, Tensor mean, Tensor variance)",
-    dispatching("conv_norm_sum"),
+    f"conv_norm_sum({SCHEMA}, Tensor[] weight, Tensor[] bias, int stride, int[] dilation, Tensor[] gamma, "
+    "Tensor[] beta, float[] eps, Tensor[] running_mean, Tensor[] running_var, str backend) -> "
+    "(Tensor total, Tensor mean, Tensor variance, Tensor stacked)",
+    _forward,
     _shapes,
 )
 
@@ -106,7 +135,7 @@ def _backward_shapes(
     relu: list[bool],
     upsample: list[bool],
     weight: list[Tensor],
-    bias: list[Tensor],
+    bias: Tensor,
     stride: int,
     dilation: list[int],
     gamma: Tensor,
@@ -123,13 +152,13 @@ def _backward_shapes(
         [torch.empty_like(x, memory_format=layout) if needs_sources else x.new_empty(0) for x in data],
         [v.new_empty(v.shape) if needs_sources else v.new_empty(0) for v in affine],
         [w.new_empty(w.shape if needs_weight else 0) for w in weight],
-        bias[0].new_empty(gamma.shape),
+        torch.empty_like(bias),
         gamma.new_empty((2, *gamma.shape)),
     )
 
 
 _conv_norm_sum_backward = register(
-    f"conv_norm_sum_backward(Tensor grad, {SCHEMA}, Tensor[] weight, Tensor[] bias, int stride, int[] dilation, "
+    f"conv_norm_sum_backward(Tensor grad, {SCHEMA}, Tensor[] weight, Tensor bias, int stride, int[] dilation, "
     "Tensor gamma, float[] eps, Tensor mean, Tensor variance, bool batch_statistics, bool needs_sources, "
     "bool needs_weight, str backend) -> (Tensor[] data, Tensor[] affine, Tensor[] weight, Tensor bias, "
     "Tensor gamma_beta)",
@@ -138,7 +167,7 @@ _conv_norm_sum_backward = register(
 )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     (
         data,
         affine,
@@ -155,25 +184,32 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
         running_var,
         backend,
     ) = inputs
-    _, mean, variance = output
+    _, mean, variance, stacked = output
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(mean, variance)
-    if running_mean is not None:
-        mean, variance = running_mean, running_var
-    ctx.save_for_backward(*data, *affine, *weight, *bias, gamma, mean, variance)
+    ctx.mark_non_differentiable(mean, variance, stacked)
+    kept = [*bias, *gamma, *(running_mean or [mean]), *(running_var or [variance])]
+    if len(weight) > 1:
+        kept = [stacked] if running_mean else [stacked, mean, variance]
+    ctx.save_for_backward(*data, *affine, *weight, *kept)
     ctx.counts = (len(data), len(weight))
-    ctx.options = (relu, upsample, stride, dilation, eps, running_mean is None, backend)
+    ctx.dtypes = (bias[0].dtype, gamma[0].dtype)
+    ctx.options = (relu, upsample, stride, dilation, eps, not running_mean, backend)
 
 
-def _backward(ctx: Any, grad: Tensor | None, _mean: Tensor | None, _variance: Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
     sources, branches = ctx.counts
     if grad is None:
-        return ([None] * sources, [None] * sources, None, None, [None] * branches, [None] * branches) + (None,) * 8
+        return tuple(None for _ in ctx.needed)
     saved = list(ctx.saved_tensors)
-    data, affine = saved[:sources], saved[sources : 2 * sources]
-    weight, bias = saved[2 * sources : 2 * sources + branches], saved[2 * sources + branches : -3]
-    gamma, mean, variance = saved[-3:]
+    data, affine, weight = saved[:sources], saved[sources : 2 * sources], saved[2 * sources :][:branches]
+    kept = saved[2 * sources + branches :]
     relu, upsample, stride, dilation, eps, batch_statistics, backend = ctx.options
+    dtype = accumulation_dtype(data[0].dtype)
+    if branches > 1:
+        bias, gamma, _, *running = kept[0]
+        mean, variance = kept[1:] if batch_statistics else running
+    else:
+        bias, gamma, mean, variance = (vector.to(dtype).contiguous().view(1, -1) for vector in kept)
     needs_sources = any(ctx.needed[0]) or any(ctx.needed[1])
     needs_weight = any(ctx.needed[4])
     grad_data, grad_affine, grad_weight, grad_bias, grad_gamma_beta = _conv_norm_sum_backward(
@@ -201,10 +237,10 @@ def _backward(ctx: Any, grad: Tensor | None, _mean: Tensor | None, _variance: Te
         None,
         None,
         grad_weight if needs_weight else [None] * branches,
-        list(grad_bias),
+        list(grad_bias.to(ctx.dtypes[0])),
         None,
         None,
-        *grad_gamma_beta,
+        *map(list, grad_gamma_beta.to(ctx.dtypes[1])),
         None,
         None,
         None,

@@ -130,18 +130,17 @@ def _forward(
     activates = norm_in.gamma.numel() > 0
     if activates:
         affine, mu_in, var_in = x.normalized(backend, norm_in)
-    reads, statistics = x.read(affine, activates), norm.uses_batch
     packed_in, packed = packed_weights(backend, data[0].dtype, False, (p.conv_in[0], *x.layout), p.read_hidden)
-    first = compute(backend, "conv", *reads, *p.conv_in, stride, 1, *NO_FINISH, statistics, packed_in)
-    hidden, hidden_mean, hidden_m2, _ = first
+    operands = (*x.read(affine, activates), *p.conv_in, stride, None, *norm)
+    first = compute(backend, "conv_batch_affine", *operands, packed_in)
+    hidden, hidden_mean, hidden_m2, hidden_affine, mu, var = first
     u = Maps.single(hidden, hidden_mean, hidden_m2)
-    (hidden_affine,), mu, var = u.normalized(backend, norm)
     side, mu_side, var_side = compute(
         backend,
         "conv_norm_sum",
         *x.read(x.gates, False),
         [p.conv_side[0]],
-        [p.conv_side[1]],
+        p.conv_side[1][None],
         stride,
         [1],
         norm_side.gamma.to(dtype)[None],
@@ -149,10 +148,8 @@ def _forward(
         [norm_side.eps],
         *(None if vector is None else vector.to(dtype)[None] for vector in norm_side[3:]),
     )
-    reads = u.read([hidden_affine], True)
-    second = compute(backend, "conv", *reads, *p.conv, 1, 1, side, *NO_FINISH[1:], True, packed)
-    output, output_mean, output_m2, _ = second
-    excited = compute(backend, "excitation", output_mean, *p.excitation)
+    reads = (*u.read([hidden_affine], True), *p.conv, 1, side, *p.excitation)
+    output, output_mean, output_m2, excited = compute(backend, "conv_excitation", *reads, packed)
     batch = (mu_in, var_in, mu, var, mu_side.flatten(), var_side.flatten())
     affines = [*affine, nothing.clone()][:2] if activates else [nothing.clone(), nothing.clone()]
     return output, output_mean, output_m2, excited, *batch, hidden, hidden_mean, hidden_m2, *affines, hidden_affine
@@ -230,12 +227,12 @@ def _gradients(
     output, output_mean, excited, mu_in, var_in, mu, var, mu_side, var_side = results[:9]
     hidden, hidden_mean, hidden_m2, *affine, hidden_affine = results[9:]
     affine = [vectors for vectors in affine if vectors.numel()]
-    grad_excitation = _empty(excited, 2)
-    if grad_gate is not None:
-        squeezed, *grad_excitation = compute(
-            backend, "excitation_backward", grad_gate, excited, output_mean, *p.excitation
-        )
-        grad_mean = squeezed if grad_mean is None else grad_mean + squeezed
+    if grad_gate is None:
+        output_vectors, grad_excitation = output_statistics(output_mean, grad_mean, grad_m2), _empty(excited, 2)
+    else:
+        grads = [None if vector is None else vector.contiguous() for vector in (grad_mean, grad_m2)]
+        operands = (grad_gate.contiguous(), excited, output_mean, *p.excitation, *grads)
+        output_vectors, *grad_excitation = compute(backend, "excitation_backward", *operands)
 
     u = Maps.single(hidden, hidden_mean, hidden_m2)
     reads = [p.read_hidden, (p.conv_in[0], *x.layout)] if needs_sources else [p.read_hidden]
@@ -244,7 +241,7 @@ def _gradients(
         backend,
         "conv_gradients",
         grad,
-        output_statistics(output_mean, grad_mean, grad_m2),
+        output_vectors,
         output,
         *_empty(output, 1),
         *u.read([hidden_affine], True),
@@ -301,11 +298,12 @@ def _gradients(
         _empty(excited, 2),
         _empty(excited, len(data)),
     )
-    if needs_sources:
-        more = grad_affine
-        if affine:
-            grad_statistics, more, *grad_norm_in = x.normalized_backward(backend, norm_in, grad_affine, mu_in, var_in)
-        grad_gates = [a[0] + b.view_as(a[0]) if a.numel() else a for a, b in zip(grad_scale, more, strict=True)]
+    if needs_sources and affine:
+        grad_statistics, grad_gates, *grad_norm_in = x.normalized_backward(
+            backend, norm_in, grad_affine, mu_in, var_in, grad_scale
+        )
+    elif needs_sources:
+        grad_gates = [(a + b)[0] if a.numel() else a for a, b in zip(grad_scale, grad_affine, strict=True)]
     trained = [*grad_norm_in, *grad_conv_in, *grad_norm, *grad_conv, grad_weight_side, grad_bias_side, *grad_excitation]
     return grad_data, grad_statistics, grad_gates, trained, grad_norm_side
 

@@ -54,8 +54,7 @@ def test_sum_of_normalised_convolutions(architecture: int, layer: str) -> None:
     ]
     scales = [torch.rand(1, 1, c) for c in channels]
     weight = [torch.randn(out, sum(channels), kernel, kernel).div_(sum(channels) ** 0.5) for _ in dilation]
-    bias = [torch.randn(out) for _ in dilation]
-    gamma, beta = torch.randn(2, len(dilation), out)
+    bias, gamma, beta = torch.randn(3, len(dilation), out)
 
     def results(forward: Callable[..., Any], backward: Callable[..., Any], dtype: torch.dtype) -> list[Any]:
         vectors = torch.promote_types(dtype, torch.float32)
@@ -63,7 +62,7 @@ def test_sum_of_normalised_convolutions(architecture: int, layer: str) -> None:
         # The twin in float64 has the weights that the kernels see.
         weights = [w.bfloat16().to(vectors) for w in weight]
         read = (images, [s.to(vectors) for s in scales], [False] * len(data), list(upsample))
-        branches = (weights, [b.to(vectors) for b in bias], stride, list(dilation), gamma.to(vectors))
+        branches = (weights, bias.to(vectors), stride, list(dilation), gamma.to(vectors))
         eps = [1e-5] * len(dilation)
         total, mean, variance = forward(*read, *branches, beta.to(vectors), eps, None, None)
         grad = direction.to(dtype)

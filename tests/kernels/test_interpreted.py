@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from fastresunet_kernels import convolution, gradient_programs
+from fastresunet_kernels import convolution, gradient_programs, merged_affine
 from fastresunet_kernels.config import Config
 from torch import nn
 
 from fastresunet import FastResUNetPP, ops
+from fastresunet.ops.backend import compute
+from fastresunet.ops.layout import channels_last
+from fastresunet.ops.source import flatten
 from fastresunet.training.compare import activation_bytes
 from tests.numerics import (
     assert_as_close_as_reference,
@@ -24,7 +28,7 @@ from tests.ops import plain
 from tests.ops.cases import CASES, ConvCase, operands
 from tests.ops.test_conv import run
 from tests.ops.test_conv_norm_sum import LAYOUTS, branch, sources
-from tests.ops.test_vectors import check_affine, check_excitation
+from tests.ops.test_vectors import check_added_gates, check_affine, check_excitation, check_excitation_statistics
 
 SUPPORTED = [case for case in CASES if case.name != "upsample-pool"]
 # More than one tile of pixels, the last one not full.
@@ -141,6 +145,39 @@ def test_batch_norm_vectors(channels: tuple[int, ...], gated: bool, running: boo
 @pytest.mark.parametrize(("channels", "hidden"), [(16, 2), (5, 1), (70, 9)], ids=["thin", "one-hidden", "two-blocks"])
 def test_squeeze_and_excitation(channels: int, hidden: int) -> None:
     check_excitation(channels, hidden, "triton")
+
+
+@pytest.mark.parametrize("samples", [3, 11], ids=["one-block", "two-blocks"])
+def test_excitation_joins_other_gradients(samples: int) -> None:
+    check_excitation_statistics(samples, "triton")
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["batch-statistics", "running-statistics"])
+def test_gates_have_gradients_from_elsewhere(running: bool) -> None:
+    check_added_gates(running, "triton")
+
+
+@pytest.mark.parametrize("reader", ["batch-statistics", "running-statistics", "separately", "excitation"])
+@pytest.mark.parametrize("name", ["plain-larger", "one-pixel", "residual-larger", "decoder-larger", "48-channels"])
+def test_convolution_and_what_reads_its_statistics(name: str, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = replace(next(case for case in SUPPORTED + LARGER if case.name == name), samples=3)
+    x = operands(case)
+    residual = channels_last(x.options["residual"]) if case.epilogue == "residual" else None
+    read = (*flatten(x.sources, torch.float64), x.weight, x.bias, 1, residual)
+    if reader == "separately":
+        monkeypatch.setattr(merged_affine, "_MOST_TILES", 2)
+    more: list[Any]
+    if reader == "excitation":
+        operation, more = "conv_excitation", [torch.randn(2, case.out).double(), torch.randn(case.out, 2).double()]
+    else:
+        gamma, beta, mean, variance = torch.rand(4, case.out, dtype=torch.float64) + 0.5
+        running = [mean, variance] if reader == "running-statistics" else [None, None]
+        operation, more = "conv_batch_affine", [gamma, beta, 1e-5, *running]
+    with torch.no_grad():
+        results, expected = (compute(backend, operation, *read, *more) for backend in ("triton", "torch"))
+    for value, exact in zip(results, expected, strict=True):
+        assert value.shape == exact.shape
+        assert not exact.numel() or relative_difference(value, exact) <= 1e-12
 
 
 @pytest.mark.parametrize(("rows", "all_taps"), [(2, False), (4, True)], ids=["2-rows-one-tap", "4-rows-all-taps"])

@@ -131,7 +131,7 @@ def test_tuning_a_block_changes_what_it_computes_with(training: bool, monkeypatc
     block = ResidualBlock(8, 16, stride=2)
     calls = tuning.record(lambda: run_step(block, torch.randn(1, 8, 12, 8), "32", training))
     names = {counted.call.name for counted in calls.values()}
-    assert {"conv", "conv_norm_sum", "batch_affine"} <= names
+    assert {"conv_batch_affine", "conv_norm_sum", "conv_excitation", "batch_affine"} <= names
     assert ({"conv_gradients", "branch_gradient"} <= names) == training
     result = tuning.tune(calls, Clock({SMALL: 1}), untracked)
     assert not any(times.failed for times in result.layers.values())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastresunet.ops import Branch, ConvOutput, Source
+from fastresunet.ops import AttentionParameters, Branch, ConvOutput, Maps, ResidualParameters, Source
 
 
 def read(source: Source) -> Tensor:
@@ -61,3 +61,47 @@ def conv_norm_sum(sources: Sequence[Source], branches: Sequence[Branch], *, stri
             v, b.running_mean, b.running_var, b.gamma, b.beta, training=b.running_mean is None, eps=b.eps
         )
     return total
+
+
+def residual_block(
+    maps: Maps, parameters: ResidualParameters, eps: Sequence[float], stride: int = 1
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    p, x = parameters, concatenated(maps)
+    h = normalized(x, p.norm_in, eps[0]).relu() if p.norm_in[0].numel() else x
+    h = convolved(h, p.conv_in, stride)
+    h = convolved(normalized(h, p.norm, eps[1]).relu(), p.conv)
+    y = h + normalized(convolved(x, p.conv_side, stride), p.norm_side, eps[2])
+    mean = y.mean(dim=(2, 3))
+    gate = torch.sigmoid(F.linear(F.relu(F.linear(mean, p.excitation[0])), p.excitation[1]))
+    return y, mean, (y - mean[..., None, None]).square().sum(dim=(2, 3)), gate
+
+
+def attention_gate(maps: Maps, parameters: AttentionParameters, eps: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    p, (skip, x) = parameters, map(concatenated, maps.separate())
+    s = F.max_pool2d(convolved(normalized(skip, p.norm_skip, eps[0]).relu(), p.conv_skip), 2)
+    s = s + convolved(normalized(x, p.norm_in, eps[1]).relu(), p.conv_in)
+    y = x * convolved(normalized(s, p.norm, eps[2]).relu(), p.conv)
+    mean = y.mean(dim=(2, 3))
+    return y, mean, (y - mean[..., None, None]).square().sum(dim=(2, 3))
+
+
+def concatenated(maps: Maps) -> Tensor:
+    gated = [x * g[..., None, None] if g.numel() else x for x, g in zip(maps.data, maps.gate, strict=True)]
+    return torch.cat(
+        [
+            F.interpolate(x, scale_factor=2, mode="nearest") if up else x
+            for x, up in zip(gated, maps.upsample, strict=True)
+        ],
+        dim=1,
+    )
+
+
+def convolved(x: Tensor, parameters: Sequence[Tensor], stride: int = 1) -> Tensor:
+    weight, bias = parameters
+    return F.conv2d(x, weight, bias, stride, weight.shape[2] // 2)
+
+
+def normalized(x: Tensor, norm: Sequence[Tensor], eps: float) -> Tensor:
+    gamma, beta, *running = norm
+    mean, variance = (vector if vector.numel() else None for vector in running)
+    return F.batch_norm(x, mean, variance, gamma, beta, training=mean is None, eps=eps)

@@ -150,11 +150,11 @@ def test_registration(layout: str, running: bool) -> None:
         [b.bias for b in branches],
         stride,
         list(rates),
-        torch.stack([b.gamma for b in branches]),
-        torch.stack([b.beta for b in branches]),
+        [b.gamma for b in branches],
+        [b.beta for b in branches],
         [b.eps for b in branches],
-        torch.stack([b.running_mean for b in branches]) if running else None,  # type: ignore[misc]
-        torch.stack([b.running_var for b in branches]) if running else None,  # type: ignore[misc]
+        [b.running_mean for b in branches if running],
+        [b.running_var for b in branches if running],
         "torch",
     )
     assert set(opcheck(torch.ops.fastresunet.conv_norm_sum.default, arguments).values()) == {"SUCCESS"}

@@ -1,9 +1,9 @@
 """The fused operations in plain PyTorch, for any device: what every faster backend is held against."""
 
-from fastresunet.ops.torch_backend.batch_affine import batch_affine, batch_affine_backward
+from fastresunet.ops.torch_backend.batch_affine import batch_affine, batch_affine_backward, conv_batch_affine
 from fastresunet.ops.torch_backend.conv import conv, conv_backward, conv_gradients, pack_weights
 from fastresunet.ops.torch_backend.conv_norm_sum import branch_gradient, conv_norm_sum, conv_norm_sum_backward
-from fastresunet.ops.torch_backend.excitation import excitation, excitation_backward
+from fastresunet.ops.torch_backend.excitation import conv_excitation, excitation, excitation_backward
 from fastresunet.ops.torch_backend.statistics import channel_statistics, statistics_gradient
 
 __all__ = [
@@ -13,6 +13,8 @@ __all__ = [
     "channel_statistics",
     "conv",
     "conv_backward",
+    "conv_batch_affine",
+    "conv_excitation",
     "conv_gradients",
     "conv_norm_sum",
     "conv_norm_sum_backward",

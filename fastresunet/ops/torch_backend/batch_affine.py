@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastresunet.ops.source import accumulation_dtype
+from fastresunet.ops.torch_backend.conv import conv
+
 
 def batch_affine(
     mean: Tensor | None,
@@ -56,6 +59,35 @@ def batch_affine(
     return results[0], results[1], mu.clone(), var.clone()
 
 
+def conv_batch_affine(
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    residual: Tensor | None,
+    gamma: Tensor,
+    beta: Tensor,
+    eps: float,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    packed: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return output, mean, M2, the affine (3, N, C) it is read through, and the mean and variance that is from.
+
+    Arguments are those of ``conv`` and ``batch_affine``. For running statistics mean and M2 are empty.
+    """
+    operands = (data, affine, relu, upsample, weight, bias, stride, 1, residual, None, None, False)
+    output, mean, m2, _ = conv(*operands, running_mean is None, packed)
+    samples, channels, height, width = output.shape
+    norm = (gamma, beta, eps, running_mean, running_var, accumulation_dtype(output.dtype))
+    moments = (mean, m2, None, height * width, None, None, None, 1)
+    result, _, mu, var = batch_affine(*moments, samples, channels, *norm)
+    return output, mean, m2, result, mu, var
+
+
 def batch_affine_backward(
     grad_affine: Tensor,
     grad_affine2: Tensor,
@@ -74,23 +106,25 @@ def batch_affine_backward(
     var: Tensor,
     eps: float,
     batch_statistics: bool,
+    added_gate: Tensor | None = None,
+    added_gate2: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return ``statistics`` and the gradient of the gate of either map (empty where there is none), of gamma and beta.
 
     ``statistics`` are the mean and the gradients of M2 and mean (3, N, C), as the gradient of a convolution takes them.
+    Gradients of gates include ``added_gate``, which reached them otherwise.
 
     With a = gate center and slope = gamma rstd, ``scale = slope gate`` and ``shift = beta + (a - mu) slope``. For batch
     statistics mu and the variance depend on mean, M2 and gate; for running statistics a is 0. What is read does not
     depend on the centre: it is a constant that happens to be the mean.
     """
     sections = [channels, gamma.shape[0] - channels]
-    maps = ((grad_affine, mean, m2, gate, pixels), (grad_affine2, mean2, m2_2, gate2, pixels2))
-    nothing = mu.new_empty(0)
+    maps = ((grad_affine, mean, m2, gate, pixels, added_gate), (grad_affine2, mean2, m2_2, gate2, pixels2, added_gate2))
     results: list[Tensor] = []
     grad_gammas, grad_betas = [], []
-    for k, (grad, center, squares, factor, count) in enumerate(maps):
+    for k, (grad, center, squares, factor, count, added) in enumerate(maps):
         if sections[k] == 0:
-            results += [nothing] * 2
+            results += [mu.new_empty(0), mu.new_empty(0)]
             continue
         section_mu, section_var = mu.split(sections)[k], var.split(sections)[k]
         rstd = torch.rsqrt(section_var + eps)
@@ -106,7 +140,7 @@ def batch_affine_backward(
         grad_gammas.append(grad_slope * rstd)
         grad_betas.append(grad_shift.sum(dim=0))
         grad_gate = grad_scale * slope
-        statistics = nothing
+        statistics = mu.new_empty(0)
         if batch_statistics:
             assert center is not None
             assert squares is not None
@@ -116,7 +150,9 @@ def batch_affine_backward(
             grad_gate = grad_gate + 2 * grad_var * gain * squares / (samples * count)
             grad_gate = grad_gate + (grad_statistics + slope * grad_shift) * center
             statistics = torch.stack([center, grad_m2.expand_as(center), grad_statistics * gain])
-        results += [statistics, nothing if factor is None else grad_gate]
+        if added is not None:
+            grad_gate = grad_gate + added
+        results += [statistics, mu.new_empty(0) if factor is None else grad_gate]
     grad_gamma, grad_beta = torch.cat(grad_gammas).to(gamma.dtype), torch.cat(grad_betas).to(gamma.dtype)
     first, second, third, fourth = results
     return first, second, third, fourth, grad_gamma, grad_beta
