@@ -18,7 +18,7 @@ from torch import Tensor
 from fastresunet.ops.backend import Backend, compute
 from fastresunet.ops.checks import check_maps
 from fastresunet.ops.layout import empty_image
-from fastresunet.ops.library import differentiable, differentiable_once, operand_dtype, register
+from fastresunet.ops.library import autocasting, differentiable, differentiable_once, operand_dtype, register
 from fastresunet.ops.maps import (
     NO_FINISH,
     SCHEMA,
@@ -368,4 +368,5 @@ def _backward(
 
 
 differentiable("attention_gate", _setup_context, _backward)
+autocasting("attention_gate", 0)
 differentiable_once("attention_gate_backward")

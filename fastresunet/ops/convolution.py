@@ -11,7 +11,7 @@ from torch import Tensor
 from fastresunet.ops.backend import Backend, dispatching
 from fastresunet.ops.checks import check_convolution
 from fastresunet.ops.layout import channels_last, empty_image
-from fastresunet.ops.library import differentiable, differentiable_once, operand_dtype, register
+from fastresunet.ops.library import autocasting, differentiable, differentiable_once, operand_dtype, register
 from fastresunet.ops.source import SCHEMA, Source, accumulation_dtype, convolution_size, flatten
 
 
@@ -249,4 +249,5 @@ def _backward(
 
 
 differentiable("conv", _setup_context, _backward)
+autocasting("conv", 0, 8, 9)
 differentiable_once("conv_backward")

@@ -1,4 +1,4 @@
-"""Registration of the fused operations with PyTorch: schema, implementation and shape function in one call."""
+"""Registration of the fused operations with PyTorch: schema, implementation and shapes; gradient; autocast."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_fake
 
+from fastresunet.ops.layout import channels_last
+
 LIBRARY = Library("fastresunet", "DEF")
 
 
@@ -19,7 +21,7 @@ def register(schema: str, implementation: Callable[..., Any], shapes: Callable[.
 
     Args:
         schema: PyTorch operator schema, ``name(arguments) -> results``.
-        implementation: computes the results; runs with autocast off, since the callers have cast the operands.
+        implementation: computes the results; runs with autocast off, see ``autocasting``.
         shapes: returns empty tensors of the results' shapes, dtypes and layouts (for ``torch.compile`` and export).
 
     Returns:
@@ -51,6 +53,39 @@ def operand_dtype(data: Tensor, weight: Tensor) -> torch.dtype:
     if data.dtype != weight.dtype:
         raise TypeError(f"data and weight must have one dtype without autocast, got {data.dtype} and {weight.dtype}")
     return weight.dtype
+
+
+def autocasting(name: str, *images: int) -> None:
+    """Give an operation autocast: as for PyTorch's own, images that are not float64 are cast to its dtype.
+
+    Vectors and parameters are not: the operations read them in their own dtypes.
+
+    Args:
+        name: of the operation.
+        images: which arguments are images, or lists of them.
+    """
+    operation: Callable[..., Any] = getattr(torch.ops.fastresunet, name).default
+
+    def register_for(device: str) -> None:
+        key = f"Autocast{device.upper()}"
+        without = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+        def with_autocast(*arguments: Any) -> Any:
+            dtype = torch.get_autocast_dtype(device)
+            cast = [_cast(value, dtype) if place in images else value for place, value in enumerate(arguments)]
+            with torch._C._ExcludeDispatchKeyGuard(without):
+                return operation(*cast)
+
+        LIBRARY.impl(name, with_autocast, key)
+
+    for device in ("cpu", "cuda"):
+        register_for(device)
+
+
+def _cast(image: Any, dtype: torch.dtype) -> Any:
+    if isinstance(image, list):
+        return [_cast(one, dtype) for one in image]
+    return image if image is None or image.dtype == torch.float64 else channels_last(image.to(dtype))
 
 
 class _Tensors:

@@ -12,7 +12,7 @@ from fastresunet.ops.backend import Backend, compute, dispatching
 from fastresunet.ops.branch import Branch
 from fastresunet.ops.checks import check_branches
 from fastresunet.ops.layout import empty_image
-from fastresunet.ops.library import differentiable, differentiable_once, operand_dtype, register
+from fastresunet.ops.library import autocasting, differentiable, differentiable_once, operand_dtype, register
 from fastresunet.ops.source import SCHEMA, Source, accumulation_dtype, convolution_size, flatten
 
 
@@ -249,4 +249,5 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
 
 
 differentiable("conv_norm_sum", _setup_context, _backward)
+autocasting("conv_norm_sum", 0)
 differentiable_once("conv_norm_sum_backward")

@@ -18,7 +18,7 @@ from torch import Tensor
 from fastresunet.ops.backend import Backend, compute
 from fastresunet.ops.checks import check_maps
 from fastresunet.ops.layout import empty_image
-from fastresunet.ops.library import differentiable, differentiable_once, operand_dtype, register
+from fastresunet.ops.library import autocasting, differentiable, differentiable_once, operand_dtype, register
 from fastresunet.ops.maps import (
     NO_FINISH,
     SCHEMA,
@@ -411,4 +411,5 @@ def _backward(
 
 
 differentiable("residual_block", _setup_context, _backward)
+autocasting("residual_block", 0)
 differentiable_once("residual_block_backward")
