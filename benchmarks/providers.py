@@ -1,0 +1,223 @@
+"""What is compared: the plain network as strong as PyTorch runs it, and the fast one, with the same ways to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastresunet
+from benchmarks.layers import LayerSubject
+from benchmarks.networks import NETWORK, ModuleSubject
+from benchmarks.precision import Precision
+from benchmarks.runtimes import RUNTIMES
+from benchmarks.work import Computed, Mode, Step, Work, step_of
+from fastresunet.ops import Backend
+
+Subject = ModuleSubject | LayerSubject
+BASELINE = "eager"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One way to compute a subject.
+
+    Attributes:
+        name: in results and tables.
+        fast: the fast module or operation; otherwise the plain one.
+        channels_last: parameters and inputs in channels-last layout.
+        compiled: mode of ``torch.compile``; "" does not compile.
+        graph: replays the whole step from one CUDA graph.
+        folded: folds BatchNorms and more into the weights, for evaluation.
+        runtime: what runs an exported network in PyTorch's place, see ``benchmarks.runtimes``.
+        slow_to_build: takes minutes before the first step.
+    """
+
+    name: str
+    fast: bool = False
+    channels_last: bool = False
+    compiled: str = ""
+    graph: bool = False
+    folded: bool = False
+    runtime: str = ""
+    slow_to_build: bool = False
+
+    def obstacle(self, subject: Subject, mode: Mode, device: torch.device) -> str:
+        """Return why this cannot compute a subject, "" if it can."""
+        whole = isinstance(subject, ModuleSubject) and subject.name == NETWORK
+        if (self.graph or "reduce-overhead" in self.compiled or "autotune" in self.compiled) and device.type != "cuda":
+            return "needs a GPU"
+        if isinstance(subject, LayerSubject) and self.channels_last:
+            return "features of single operations are channels-last anyway"
+        if (self.folded or self.runtime) and not (whole and mode == "evaluation"):
+            return "computes whole networks in evaluation"
+        if self.folded and not hasattr(fastresunet, "fold"):
+            return "this version has no folded inference"
+        return RUNTIMES[self.runtime].obstacle(device) if self.runtime else ""
+
+
+PLAIN = (
+    Provider(BASELINE),
+    Provider("channels_last", channels_last=True),
+    Provider("channels_last + CUDA graph", channels_last=True, graph=True),
+    Provider("eager + CUDA graph", graph=True),
+    Provider("compile", channels_last=True, compiled="default", slow_to_build=True),
+    Provider("compile + CUDA graphs", channels_last=True, compiled="reduce-overhead", slow_to_build=True),
+    Provider("compile max-autotune", channels_last=True, compiled="max-autotune-no-cudagraphs", slow_to_build=True),
+    Provider("compile max-autotune + CUDA graphs", channels_last=True, compiled="max-autotune", slow_to_build=True),
+    *(Provider(name, runtime=name, slow_to_build=True) for name in RUNTIMES),
+)
+FAST = (
+    Provider("FastResUNetPP", fast=True),
+    Provider("FastResUNetPP + CUDA graph", fast=True, graph=True),
+    Provider("FastResUNetPP + compile", fast=True, compiled="default", slow_to_build=True),
+    Provider("folded", fast=True, folded=True),
+    Provider("folded + CUDA graph", fast=True, folded=True, graph=True),
+    Provider("folded + compile", fast=True, folded=True, compiled="default", slow_to_build=True),
+)
+PROVIDERS = {provider.name: provider for provider in (*PLAIN, *FAST)}
+
+
+def build(
+    provider: Provider,
+    subject: Subject,
+    mode: Mode,
+    precision: Precision,
+    batch: int,
+    size: int,
+    device: torch.device,
+    backend: Backend = "auto",
+) -> Computed:
+    """Return a step, ready to run.
+
+    Args:
+        provider: how to compute; ``obstacle`` is "".
+        subject: what to compute.
+        mode: how much of it.
+        precision: in which arithmetic.
+        batch: images; a ``LayerSubject`` has its own.
+        size: their height and width in pixels; a ``LayerSubject`` has its own.
+        device: where.
+        backend: of the fast computation.
+    """
+    work = _work(provider, subject, mode, precision, batch, size, device, backend)
+    step = step_of(work, mode, precision)
+    if provider.graph:
+        return GraphedStep(step)
+    return _MarkedStep(step) if provider.compiled in ("reduce-overhead", "max-autotune") else step
+
+
+def exact_step(subject: Subject, mode: Mode, precision: Precision, batch: int, size: int, device: torch.device) -> Step:
+    """Return the plain computation in float64, on the numbers that ``precision`` starts from."""
+    if isinstance(subject, ModuleSubject):
+        inputs = rounded_inputs(subject, precision, batch, size)
+        work = subject.work(False, mode, inputs, device, dtype=torch.float64)
+    else:
+        work = subject.work(False, mode, precision.features, device, dtype=torch.float64)
+    return step_of(work, mode, EXACT)
+
+
+# Without autocast; the operands' dtype decides.
+EXACT = Precision("fp64", torch.float32, tf32=False)
+
+
+def rounded_inputs(subject: ModuleSubject, precision: Precision, batch: int, size: int) -> list[Tensor]:
+    """Return the inputs of a module; a block's features are in the dtype that the network gives them."""
+    inputs = subject.inputs(batch, size)
+    return inputs if subject.name in (NETWORK, "c1") else [x.to(precision.features) for x in inputs]
+
+
+def _work(
+    provider: Provider,
+    subject: Subject,
+    mode: Mode,
+    precision: Precision,
+    batch: int,
+    size: int,
+    device: torch.device,
+    backend: Backend,
+) -> Work:
+    if isinstance(subject, LayerSubject):
+        compile_it: Any = _compiler(provider)
+        return subject.work(provider.fast, mode, precision.features, device, backend=backend, transform=compile_it)
+    inputs = rounded_inputs(subject, precision, batch, size)
+    if provider.runtime:
+        work = subject.work(False, mode, inputs, device)
+        return replace(work, function=RUNTIMES[provider.runtime].compile(work, precision))
+
+    def transform(module: nn.Module) -> nn.Module:
+        if provider.folded:
+            module = fastresunet.fold(module)  # type: ignore[attr-defined, unused-ignore]
+        if provider.channels_last:
+            module = module.to(memory_format=torch.channels_last)
+        compiled: nn.Module = _compiler(provider)(module)
+        return compiled
+
+    work = subject.work(provider.fast, mode, inputs, device, backend=backend, transform=transform)
+    if not provider.channels_last:
+        return work
+    wanted = [x.requires_grad for x in work.arguments]
+    arguments = [x.detach().contiguous(memory_format=torch.channels_last) for x in work.arguments]
+    arguments = [x.requires_grad_(gradient) for x, gradient in zip(arguments, wanted, strict=True)]
+    parameters = work.leaves[: len(work.leaves) - sum(wanted)] if mode == "training" else work.leaves
+    return replace(
+        work,
+        arguments=tuple(arguments),
+        leaves=[*parameters, *(x for x in arguments if x.requires_grad and mode == "training")],
+    )
+
+
+def _compiler(provider: Provider) -> Callable[[Any], Any]:
+    if not provider.compiled:
+        return lambda function: function
+    # Each case is compiled for its own shapes, as a user with one image size does.
+    return lambda function: torch.compile(function, mode=provider.compiled, dynamic=False)
+
+
+class GraphedStep:
+    """A step captured once in a CUDA graph and replayed on every call; outputs and gradients stay in place.
+
+    Args:
+        step: to capture; it runs a few times on a stream of its own first.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        side = torch.cuda.Stream(step.work.device)
+        side.wait_stream(torch.cuda.current_stream(step.work.device))
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream(step.work.device).wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._outputs = step()
+
+    @property
+    def work(self) -> Work:
+        """The captured computation."""
+        return self.step.work
+
+    @property
+    def mode(self) -> Mode:
+        """The mode of the captured step."""
+        return self.step.mode
+
+    def __call__(self) -> list[Tensor]:
+        """Replay the step and return its outputs, which the next replay overwrites."""
+        self._graph.replay()
+        return self._outputs
+
+
+class _MarkedStep(Step):
+    """A step of a compiled function with CUDA graphs of its own, told where a step begins."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__(step.work, step.mode, step.precision, step.gradients)
+
+    def __call__(self) -> list[Tensor]:
+        torch.compiler.cudagraph_mark_step_begin()
+        return super().__call__()
