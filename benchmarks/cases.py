@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from benchmarks.layers import LayerSubject, layers
 from benchmarks.networks import BLOCKS, NETWORK, ModuleSubject
@@ -100,7 +102,12 @@ def select(device: str, full: bool) -> list[Case]:
         full: everything, or what takes ten minutes.
     """
     cases = everything(device) if full else quick_on_gpu() if device == "cuda" else quick_on_cpu()
-    return list({(str(case), case.providers): case for case in cases}.values())
+    applying = (replace(case, providers=_applying(case, torch.device(device))) for case in cases)
+    return list({(str(case), case.providers): case for case in applying}.values())
+
+
+def _applying(case: Case, device: torch.device) -> tuple[str, ...]:
+    return tuple(name for name in case.providers if PROVIDERS[name].applies(case.subject, case.mode, device))
 
 
 def _blocks(modes: tuple[Mode, ...], precision: str, batch: int, size: int) -> Iterator[Case]:

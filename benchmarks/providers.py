@@ -19,6 +19,7 @@ from fastresunet.ops import Backend
 
 Subject = ModuleSubject | LayerSubject
 BASELINE = "eager"
+_ON_GPUS_ONLY = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,24 @@ class Provider:
     runtime: str = ""
     slow_to_build: bool = False
 
-    def obstacle(self, subject: Subject, mode: Mode, device: torch.device) -> str:
-        """Return why this cannot compute a subject, "" if it can."""
+    def applies(self, subject: Subject, mode: Mode, device: torch.device) -> bool:
+        """Return whether it makes sense for a subject on a device."""
         whole = isinstance(subject, ModuleSubject) and subject.name == NETWORK
-        if (self.graph or "reduce-overhead" in self.compiled or "autotune" in self.compiled) and device.type != "cuda":
-            return "needs a GPU"
-        if isinstance(subject, LayerSubject) and self.channels_last:
-            return "features of single operations are channels-last anyway"
         if (self.folded or self.runtime) and not (whole and mode == "evaluation"):
-            return "computes whole networks in evaluation"
+            return False
+        if self.runtime and RUNTIMES[self.runtime].device != device.type:
+            return False
+        if isinstance(subject, LayerSubject) and self.channels_last and not self.compiled:
+            return False  # features of single operations are channels-last anyway
+        graphs = self.graph or self.compiled in _ON_GPUS_ONLY
+        return device.type == "cuda" or not graphs
+
+    @property
+    def missing(self) -> str:
+        """What has to be installed before it works, "" for nothing."""
         if self.folded and not hasattr(fastresunet, "fold"):
             return "this version has no folded inference"
-        return RUNTIMES[self.runtime].obstacle(device) if self.runtime else ""
+        return RUNTIMES[self.runtime].missing if self.runtime else ""
 
 
 PLAIN = (
@@ -94,7 +101,7 @@ def build(
     """Return a step, ready to run.
 
     Args:
-        provider: how to compute; ``obstacle`` is "".
+        provider: how to compute; it applies, and nothing is missing.
         subject: what to compute.
         mode: how much of it.
         precision: in which arithmetic.

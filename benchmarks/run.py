@@ -87,7 +87,7 @@ class Runner:
     def _checked(self, case: Case, provider: Provider, exact: Values, plain: Values) -> tuple[Result, Computed | None]:
         """Return a result without times, and the step to time if it is right."""
         precision = PRECISIONS[case.precision]
-        obstacle = provider.obstacle(case.subject, case.mode, self.device)
+        obstacle = provider.missing
         if not obstacle and provider.slow_to_build and self.seconds_left() < _SECONDS_TO_COMPILE:
             obstacle = "no time left to compile"
         if obstacle:

@@ -34,10 +34,9 @@ class Runtime:
     device: str
     load: Callable[[nn.Module, Tensor, Precision], Compiled]
 
-    def obstacle(self, device: torch.device) -> str:
-        """Return why it cannot run on a device here, "" if it can."""
-        if device.type != self.device:
-            return f"is compared on {self.device}"
+    @property
+    def missing(self) -> str:
+        """Packages that are not installed, "" if all are."""
         missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
         return f"{', '.join(missing)} not installed" if missing else ""
 
