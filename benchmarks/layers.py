@@ -62,6 +62,7 @@ class LayerSubject:
         dtype: torch.dtype = torch.float32,
         backend: Backend = "auto",
         transform: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
+        perturbed: tuple[float, int] = (0.0, 0),
     ) -> Work:
         """Return the computation.
 
@@ -73,8 +74,9 @@ class LayerSubject:
             dtype: of everything else, and of the features too if it is float64.
             backend: of the fused operation.
             transform: changes the function, for example compiles it.
+            perturbed: relative change of the features and its seed, so that rounding falls differently.
         """
-        draw = _Draw(features, device, dtype, gradients=mode != "evaluation")
+        draw = _Draw(features, device, dtype, gradients=mode != "evaluation", perturbed=perturbed)
         options = {name: draw(value, name) for name, value in self.options}
         function = partial(_fused, self.operation, backend) if fast else TWINS[self.operation]
         leaves = draw.leaves if mode == "training" else []
@@ -89,12 +91,22 @@ class _Draw:
         device: of the tensors.
         dtype: of all tensors but feature maps; float64 for those too.
         gradients: whether the tensors are leaves.
+        perturbed: relative change of the features, and its seed.
     """
 
-    def __init__(self, features: torch.dtype, device: torch.device, dtype: torch.dtype, gradients: bool) -> None:
+    def __init__(
+        self,
+        features: torch.dtype,
+        device: torch.device,
+        dtype: torch.dtype,
+        gradients: bool,
+        perturbed: tuple[float, int],
+    ) -> None:
         self.leaves: list[Tensor] = []
         self._features, self._device, self._dtype, self._gradients = features, device, dtype, gradients
         self._generator = torch.Generator().manual_seed(3)
+        self._change, seed = perturbed
+        self._changes = torch.Generator().manual_seed(seed)
 
     def __call__(self, value: Any, name: str = "") -> Any:
         """Return ``value``, an argument called ``name``, with tensors."""
@@ -113,6 +125,8 @@ class _Draw:
     def _tensor(self, shape: Shape, name: str) -> Tensor:
         x = torch.randn(shape.sizes, generator=self._generator)
         if shape.image:
+            if self._change:
+                x = x * (1 + self._change * torch.randn(x.shape, generator=self._changes))
             x = x.to(self._features).contiguous(memory_format=torch.channels_last)
         elif len(shape.sizes) == 4:
             x = x / x[0].numel() ** 0.5

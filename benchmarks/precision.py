@@ -56,6 +56,11 @@ PRECISIONS = {
 }
 
 
-def rounding(precision: Precision) -> float:
-    """Return the relative error that a few roundings to the precision's products explain."""
-    return 4 * (2.0**-10 if precision.name == "tf32" else torch.finfo(precision.features).eps)
+def spacing(precision: Precision) -> float:
+    """Return the distance of 1 to the next larger number that products are rounded to."""
+    return 2.0**-10 if precision.name == "tf32" else torch.finfo(precision.features).eps
+
+
+def rounding(precision: Precision, terms: int) -> float:
+    """Return the relative error that a few roundings and a float32 sum of ``terms`` explain, as ``tests.numerics``."""
+    return 4 * spacing(precision) + torch.finfo(torch.float32).eps * terms**0.5

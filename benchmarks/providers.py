@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 import fastresunet
 from benchmarks.layers import LayerSubject
 from benchmarks.networks import NETWORK, ModuleSubject
-from benchmarks.precision import Precision
+from benchmarks.precision import Precision, spacing
 from benchmarks.runtimes import RUNTIMES
 from benchmarks.work import Computed, Mode, Step, Work, step_of
 from fastresunet.ops import Backend
 
 Subject = ModuleSubject | LayerSubject
 BASELINE = "eager"
+_PERTURBATIONS = 2
 _ON_GPUS_ONLY = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -125,6 +126,28 @@ def exact_step(subject: Subject, mode: Mode, precision: Precision, batch: int, s
     else:
         work = subject.work(False, mode, precision.features, device, dtype=torch.float64)
     return step_of(work, mode, EXACT)
+
+
+def plain_steps(
+    subject: Subject, mode: Mode, precision: Precision, batch: int, size: int, device: torch.device
+) -> Iterator[Step]:
+    """Yield the plain computation in ways in which rounding falls differently: its layout, its input's last bits."""
+    eager = PROVIDERS[BASELINE]
+    for provider in (eager, PROVIDERS["channels_last"]):
+        if provider.applies(subject, mode, device):
+            yield step_of(_work(provider, subject, mode, precision, batch, size, device, "torch"), mode, precision)
+    for seed in range(_PERTURBATIONS):
+        if isinstance(subject, LayerSubject):
+            change = (spacing(precision), seed)
+            work = subject.work(False, mode, precision.features, device, perturbed=change)
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            inputs = [
+                (x * (1 + spacing(precision) * torch.randn(x.shape, generator=generator))).to(x.dtype)
+                for x in rounded_inputs(subject, precision, batch, size)
+            ]
+            work = subject.work(False, mode, inputs, device)
+        yield step_of(work, mode, precision)
 
 
 # Without autocast; the operands' dtype decides.

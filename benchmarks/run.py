@@ -23,7 +23,7 @@ from benchmarks.machine import describe, name_of
 from benchmarks.networks import NETWORK, ModuleSubject
 from benchmarks.nvml import Gpu, find_gpu
 from benchmarks.precision import PRECISIONS
-from benchmarks.providers import BASELINE, PROVIDERS, Provider, build, exact_step
+from benchmarks.providers import BASELINE, PROVIDERS, Provider, build, exact_step, plain_steps
 from benchmarks.results import Key, Report, Result
 from benchmarks.timing import Clock, Effort, clock_for, interleaved
 from benchmarks.work import Computed, Step
@@ -76,15 +76,17 @@ class Runner:
         self._clean()
         return results
 
-    def _expected(self, case: Case) -> tuple[Values, Values]:
+    def _expected(self, case: Case) -> tuple[Values, list[Values]]:
         precision = PRECISIONS[case.precision]
         arguments = (case.subject, case.mode, precision, case.batch, case.size, self.device)
         exact = values(exact_step(*arguments))
-        plain = values(build(PROVIDERS[BASELINE], *arguments))
+        plain = [values(step) for step in plain_steps(*arguments)]
         self._clean()
         return exact, plain
 
-    def _checked(self, case: Case, provider: Provider, exact: Values, plain: Values) -> tuple[Result, Computed | None]:
+    def _checked(
+        self, case: Case, provider: Provider, exact: Values, plain: list[Values]
+    ) -> tuple[Result, Computed | None]:
         """Return a result without times, and the step to time if it is right."""
         precision = PRECISIONS[case.precision]
         obstacle = provider.missing
@@ -95,7 +97,7 @@ class Runner:
         others = memory.held_memory(self.device) if self.device.type == "cuda" else None
         try:
             step = build(provider, case.subject, case.mode, precision, case.batch, case.size, self.device, self.backend)
-            verdict = judge(values(step), plain, exact, precision)
+            verdict = judge(values(step), plain, exact, precision, case.size**2)
         except torch.AcceleratorError:
             raise  # after which the device computes nothing any more
         except Exception as error:  # any of several compilers and engines may fail in ways of its own
