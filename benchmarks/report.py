@@ -47,6 +47,24 @@ def render(report: Report, folder: Path) -> Path:
     return page
 
 
+def joined(reports: Sequence[Report]) -> Report:
+    """Return the results of several runs on one machine as one; machine and settings are the first run's.
+
+    Raises:
+        ValueError: they are of several machines.
+    """
+    first, *others = reports
+    if any(other.machine["name"] != first.machine["name"] for other in others):
+        raise ValueError(f"results of several machines: {', '.join(str(r.machine['name']) for r in reports)}")
+    for other in others:
+        first.results += other.results
+        first.skipped += other.skipped
+        first.notes += [note for note in other.notes if note not in first.notes]
+        first.states["after"] = other.states.get("after", "")
+        first.largest_batches |= other.largest_batches
+    return first
+
+
 def draw(report: Report, folder: Path) -> list[str]:
     """Draw what the results allow, and return the pictures with what they show."""
     if importlib.util.find_spec("matplotlib") is None:
@@ -146,10 +164,10 @@ def _markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def main() -> None:
     """Render and print where."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--out", type=Path, help="(default: the folder of the results)")
+    parser.add_argument("results", type=Path, nargs="+", help="files of one machine")
+    parser.add_argument("--out", type=Path, help="(default: the folder of the first file)")
     options = parser.parse_args()
-    print(render(Report.read(options.results), options.out or options.results.parent))
+    print(render(joined([Report.read(file) for file in options.results]), options.out or options.results[0].parent))
 
 
 if __name__ == "__main__":

@@ -190,6 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="everything, which takes hours")
     parser.add_argument("--seconds", type=float, help="after which no case begins (default: 540; without end if full)")
+    parser.add_argument("--case-seconds", type=float, help="to time a case (default: 1.5; 3 if full)")
     parser.add_argument("--only", default="", help="only cases whose title contains this text")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="(default: cuda where present)")
     parser.add_argument("--backend", choices=("auto", "triton", "torch"), default="auto", help="of the fast network")
@@ -202,7 +203,8 @@ def main() -> None:
     gpu = find_gpu() if device.type == "cuda" else "not available: no GPU is measured"
     budget = options.seconds or (float("inf") if options.full else 540.0)
     start = time.monotonic()
-    effort = Effort(most=30, seconds=3.0) if options.full else Effort(warmups=2, least=5, most=30, seconds=1.5)
+    case_seconds = options.case_seconds or (3.0 if options.full else 1.5)
+    effort = Effort(warmups=3 if options.full else 2, least=5, most=30, seconds=case_seconds)
     runner = Runner(
         device, clock_for(device), effort, gpu, options.backend, lambda: budget - (time.monotonic() - start)
     )
