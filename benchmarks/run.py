@@ -204,7 +204,7 @@ def main() -> None:
     budget = options.seconds or (float("inf") if options.full else 540.0)
     start = time.monotonic()
     case_seconds = options.case_seconds or (3.0 if options.full else 1.5)
-    effort = Effort(warmups=3 if options.full else 2, least=5, most=30, seconds=case_seconds)
+    effort = Effort(warmups=3 if device.type == "cuda" else 1, least=5, most=30, seconds=case_seconds)
     runner = Runner(
         device, clock_for(device), effort, gpu, options.backend, lambda: budget - (time.monotonic() - start)
     )
