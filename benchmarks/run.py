@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -143,6 +144,8 @@ def measure(
         show: prints a line.
     """
     report.states["before"] = _state(runner.gpu)
+    if runner.device.type == "cpu":
+        report.notes += competitors(os.getloadavg()[0], os.cpu_count() or 1, torch.get_num_threads())
     for case in cases:
         if runner.seconds_left() <= 0:
             report.skipped.append(str(case))
@@ -174,6 +177,21 @@ def lines(results: list[Result]) -> list[str]:
             f"[{1e3 * spread.p20:.3f}, {1e3 * spread.p80:.3f}] {ratio}"
         )
     return found
+
+
+def competitors(load: float, cores: int, threads: int) -> list[str]:
+    """Return a warning if other processes keep cores from this one.
+
+    Args:
+        load: processes that wanted to run in the last minute, before anything was measured.
+        cores: of the machine.
+        threads: that will compute.
+    """
+    if load + threads <= cores + 0.5:
+        return []
+    return [
+        f"a load of {load:.1f} on {cores} cores beforehand, and {threads} threads: timings are not these cores' own"
+    ]
 
 
 def _state(gpu: Gpu | str) -> Any:

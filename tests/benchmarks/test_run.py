@@ -15,7 +15,7 @@ from benchmarks.layers import layers
 from benchmarks.networks import NETWORK, ModuleSubject
 from benchmarks.providers import PROVIDERS, build
 from benchmarks.results import Report
-from benchmarks.run import Runner, lines, measure
+from benchmarks.run import Runner, competitors, lines, measure
 from benchmarks.timing import Effort, HostClock
 from tests.benchmarks.conftest import RATES, SMALL, report
 
@@ -88,6 +88,7 @@ def test_files_hold_everything(tmp_path: Path) -> None:
     read = Report.read(file)
     assert read.results == made.results
     assert read.skipped == []
+    assert read.notes == made.notes
     assert read.states["after"] == "not available: none"
     assert shown[0] == "network network training fp32 2x16x16"
 
@@ -96,6 +97,14 @@ def test_cases_without_time_are_listed(tmp_path: Path) -> None:
     made = report([])
     measure([CASE], runner(seconds_left=0), made, tmp_path / "results.json", lambda line: None)
     assert Report.read(tmp_path / "results.json").skipped == [str(CASE)]
+
+
+@pytest.mark.parametrize(
+    ("load", "cores", "threads", "warned"),
+    [(0.2, 8, 8, False), (3.0, 8, 4, False), (2.0, 2, 1, True), (1.0, 8, 8, True)],
+)
+def test_a_busy_machine_is_noted(load: float, cores: int, threads: int, warned: bool) -> None:
+    assert bool(competitors(load, cores, threads)) == warned
 
 
 def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
