@@ -43,11 +43,20 @@ class Phase:
 
 @dataclass
 class Outcome:
-    """How a phase ended: exit statuses (``None``: stopped for want of time) and seconds."""
+    """How a phase ended: exit statuses (``None``: stopped for want of time), seconds, and what was checked in it."""
 
     name: str
     seconds: float
     statuses: list[int | None] = field(default_factory=list)
+    checked: int = 0
+    unchecked: int = 0
+
+    @property
+    def counted(self) -> str:
+        """How much of a check was done, "" if it was none."""
+        if not self.checked + self.unchecked:
+            return ""
+        return f", {self.checked} checked, {self.unchecked} without time for them"
 
     @property
     def text(self) -> str:
@@ -157,7 +166,8 @@ def check_all(
         for phase in found_phases:
             outcome = run(phase, environment, out, seconds - (time.monotonic() - start))
             outcomes.append(outcome)
-            show(f"{outcome.name}: {outcome.text}, {outcome.seconds:.0f} s")
+            outcome.checked, outcome.unchecked = counts(phase)
+            show(f"{outcome.name}: {outcome.text}, {outcome.seconds:.0f} s{outcome.counted}")
             for line in problems(phase, out):
                 show(f"  {line}")
             _write_summary(outcomes, out)
@@ -173,6 +183,13 @@ def check_all(
 _RENDER = "import sys; from benchmarks.report import main; sys.argv[1:] = [*sys.argv[2:], '--out', sys.argv[1]]; main()"
 
 
+def counts(phase: Phase) -> tuple[int, int]:
+    """Return how many operations and configurations the processes of a phase checked, and had no time for."""
+    files = [Path(command[command.index("--out") + 1]) for command in phase.commands if "--share" in command]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    return sum(each["checked"] for each in found), sum(each["unchecked"] for each in found)
+
+
 def problems(phase: Phase, out: Path) -> list[str]:
     """Return the last lines of the logs of a phase that say what is wrong, some of each."""
     found = []
@@ -185,7 +202,9 @@ def problems(phase: Phase, out: Path) -> list[str]:
 
 
 def _write_summary(outcomes: Sequence[Outcome], out: Path) -> None:
-    content = [{"phase": o.name, "outcome": o.text, "seconds": round(o.seconds, 1)} for o in outcomes]
+    content = [
+        {"phase": o.name, "outcome": o.text, "seconds": round(o.seconds, 1), "counted": o.counted} for o in outcomes
+    ]
     (out / "summary.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 

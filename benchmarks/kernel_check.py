@@ -186,6 +186,11 @@ def _problem(
             return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
 
 
+def _write(findings: Findings, file: Path | None) -> None:
+    if file is not None:
+        file.write_text(json.dumps(asdict(findings), indent=1), encoding="utf-8")
+
+
 def main() -> None:
     """Check, write what was found, and exit with 1 if something is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -205,18 +210,19 @@ def main() -> None:
     try:
         calls = recorded(ModuleSubject(NETWORK), precision, options.batch_size, options.size, device)[share::shares]
         with precision.active(device):
-            check(
-                calls,
-                precision,
-                findings,
-                backend=options.backend,
-                configurations=options.configurations,
-                seconds_left=lambda: options.seconds - (time.monotonic() - start),
-            )
+            for call in calls:
+                check(
+                    [call],
+                    precision,
+                    findings,
+                    backend=options.backend,
+                    configurations=options.configurations,
+                    seconds_left=lambda: options.seconds - (time.monotonic() - start),
+                )
+                _write(findings, options.out)
     except torch.AcceleratorError as error:
         findings.problems.append(f"the device failed: {str(error).splitlines()[0]}")
-    if options.out:
-        options.out.write_text(json.dumps(asdict(findings), indent=1), encoding="utf-8")
+    _write(findings, options.out)
     print(f"{findings.checked} checked on {findings.device}, {findings.unchecked} without time for them")
     for problem in findings.problems:
         print(f"WRONG: {problem}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -58,8 +59,11 @@ class Runner:
         """Return a result for every provider of a case; those that fail their check are not timed."""
         try:
             exact, plain = self._expected(case)
-        except torch.OutOfMemoryError:
-            return [_without(case, name, "too large to be checked in this memory") for name in case.providers]
+        except torch.AcceleratorError:
+            raise  # after which the device computes nothing any more
+        except RuntimeError as error:  # most often too large for the memory
+            self._clean()
+            return [_without(case, name, f"cannot be checked: {_first_line(error)}") for name in case.providers]
         results, steps = [], {}
         for name in case.providers:
             result, step = self._checked(case, PROVIDERS[name], exact, plain)
@@ -67,7 +71,12 @@ class Runner:
             if step is not None:
                 steps[name] = step
         del exact, plain
-        samples = interleaved(steps, self.clock, self.effort) if steps else {}
+        try:
+            samples = interleaved(steps, self.clock, self.effort) if steps else {}
+        except torch.OutOfMemoryError as error:  # each fitted, all together do not
+            samples = {}
+            for result in results:
+                result.obstacle = result.obstacle or f"cannot be timed beside the others: {_first_line(error)}"
         for result in results:
             result.seconds = samples.get(result.key.provider, [])
             if case.energy and result.seconds:
@@ -103,8 +112,7 @@ class Runner:
             raise  # after which the device computes nothing any more
         except Exception as error:  # any of several compilers and engines may fail in ways of its own
             self._clean()
-            first_line = (str(error).strip() or "no message").splitlines()[0][:200]
-            return _without(case, provider.name, f"{type(error).__name__}: {first_line}"), None
+            return _without(case, provider.name, _first_line(error)), None
         result = _without(case, provider.name, "" if verdict.passed else f"wrong result: {verdict}")
         result.verdict = verdict.as_dict()
         if not verdict.passed:
@@ -124,6 +132,10 @@ class Runner:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
 
 
 def _without(case: Case, provider: str, obstacle: str) -> Result:
@@ -204,7 +216,7 @@ def _note_warnings(report: Report, gpu: Gpu | str) -> None:
 
 
 def main() -> None:
-    """Measure and print; see the module."""
+    """Measure and print; see the module. Exits with 1 if a result of the fast network is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="everything, which takes hours")
     parser.add_argument("--seconds", type=float, help="after which no case begins (default: 540; without end if full)")
@@ -238,6 +250,8 @@ def main() -> None:
     for note in report.notes:
         print(f"warning: {note}")
     print(f"{len(report.measured())} measurements, {len(report.skipped)} cases without time for them: {options.out}")
+    wrong = [result for result in report.results if result.obstacle.startswith("wrong result")]
+    sys.exit(1 if any(PROVIDERS[result.key.provider].fast for result in wrong) else 0)
 
 
 def largest_batches(runner: Runner, precision: str, size: int) -> dict[str, int]:
