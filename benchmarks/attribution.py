@@ -32,7 +32,7 @@ class Part:
     layer: str
 
     def __str__(self) -> str:
-        return self.layer or f"{self.block}: between layers"
+        return self.layer or (OUTSIDE if self.block == OUTSIDE else f"{self.block}: between layers")
 
 
 def parts(training: bool, dtype: torch.dtype, batch: int, size: int) -> dict[Part, tuple[list[Record], list[Record]]]:

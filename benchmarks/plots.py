@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ def _axes(columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
 
 
 def _style(provider: str) -> dict[str, Any]:
-    base = provider.partition(" ")[0]
-    dashed = "CUDA graph" in provider
+    base = provider.partition(",")[0].partition(" ")[0]
+    dashed = "CUDA graph" in provider.partition(",")[0]
     return {"color": _COLOURS.get(base, _OTHER), "linestyle": "--" if dashed else "-", "marker": "s" if dashed else "o"}
 
 
@@ -70,7 +70,8 @@ def throughput(report: Report, precision: str, size: int, file: Path) -> None:
         ax.set_ylabel("images per second")
         ax.set_ylim(bottom=0)
     figure.suptitle(f"{precision}, {size}x{size}: {report.machine['name']}", fontsize=10)
-    _save(figure, axes[0], file)
+    _legend_below(figure, axes, columns=4)
+    figure.savefig(file)
 
 
 def memory(report: Report, precision: str, size: int, file: Path) -> None:
@@ -78,48 +79,65 @@ def memory(report: Report, precision: str, size: int, file: Path) -> None:
     lines = _lines(report, "training", precision, size)
     peaks = any(result.peak for results in lines.values() for result in results)
     figure, axes = _axes(2 if peaks else 1, 10 if peaks else 5.5, 4)
-    for provider, results in lines.items():
-        for ax, values in zip(axes, ([r.kept_bytes for r in results], [_reserved(r) for r in results]), strict=False):
-            points = [(r.key.batch, v / 1e6) for r, v in zip(results, values, strict=True) if v is not None]
-            if points:
-                ax.plot(*zip(*points, strict=True), label=provider, markersize=4, **_style(provider))
+    for ax, measure in zip(axes, (lambda r: r.kept_bytes, _reserved), strict=False):
+        for label, points in _coinciding(lines, measure).items():
+            ax.plot(*zip(*points, strict=True), label=label, markersize=4, **_style(label))
     for ax, title in zip(axes, ("kept for the backward pass", "reserved at the peak of a training step"), strict=False):
         ax.set_title(title)
         ax.set_ylabel("MB")
         ax.set_ylim(bottom=0)
-        _over_batches(ax, report, precision, size)
+        ax.set_xlim(left=0)
+        ax.set_xlabel("images in a batch")
+        ax.legend(fontsize=7, frameon=False)
     figure.suptitle(f"{precision}, {size}x{size}: {report.machine['name']}", fontsize=10)
-    _save(figure, axes[-1], file)
+    figure.savefig(file)
+
+
+def _coinciding(
+    lines: dict[str, list[Result]], measure: Callable[[Result], int | None]
+) -> dict[str, list[tuple[int, float]]]:
+    """Return (batch, MB) of each provider; those with the same values are one line with several names."""
+    found: dict[tuple[tuple[int, float], ...], list[str]] = {}
+    for provider, results in lines.items():
+        values = [(result.key.batch, measure(result)) for result in results]
+        points = tuple((batch, value / 1e6) for batch, value in values if value is not None)
+        if points:
+            found.setdefault(points, []).append(provider)
+    return {", ".join(names): list(points) for points, names in found.items()}
 
 
 def roofline(model: Model, file: Path, measured: Report | None = None) -> None:
     """Draw the modelled time of every layer, plain beside fast, and measured times as points where there are any."""
     rows = model.rows(measured)
-    figure, (ax,) = _axes(1, 9, 0.21 * len(rows) + 1.4)
+    figure, (ax,) = _axes(1, 9, 0.21 * len(rows) + 1.8)
     places = range(len(rows))
     for offset, colour, label, column in ((-0.2, _COLOURS["eager"], "plain network", 0), (0.2, "#D55E00", FAST, 1)):
         bounds = [(row.plain, row.fast)[column] for row in rows]
         at = [place + offset for place in places]
-        ax.barh(at, [b.floor for b in bounds], 0.38, color=colour, label=f"{label}: bytes or products")
+        ax.barh(at, [b.floor for b in bounds], 0.38, color=colour, label=f"{label}: bytes or products, at least")
         left = [b.floor for b in bounds]
-        ax.barh(at, [b.launches for b in bounds], 0.38, left, color=colour, alpha=0.4, label=f"{label}: launches")
+        ax.barh(
+            at, [b.launches for b in bounds], 0.38, left, color=colour, alpha=0.4, label=f"{label}: launches, assumed"
+        )
         times = [(row.measured_plain, row.measured_fast)[column] for row in rows]
         points = [(1e3 * t, place) for t, place in zip(times, at, strict=True) if t is not None]
         if points:
-            ax.plot(*zip(*points, strict=True), "|", color="black", markersize=8, label=f"{label}: measured")
+            # A rim of white keeps the mark visible on its own bar.
+            style = {"color": colour, "markeredgecolor": "white", "markersize": 6}
+            ax.plot(*zip(*points, strict=True), "D", label=f"{label}: measured", **style)
     ax.set_yticks(list(places), [str(row.part) for row in rows], fontsize=7)
     ax.invert_yaxis()
+    ax.set_xlim(left=0)
     ax.margins(y=0.01)
     ax.grid(axis="x", color="#dddddd", linewidth=0.7)
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel("microseconds of the batch, modelled")
+    ax.set_xlabel("microseconds of the batch; bars are modelled")
     step = "training step" if model.training else "evaluation"
     ax.set_title(
-        f"MODELLED lower bounds, {step} of {model.batch}x3x{model.size}x{model.size}, {model.precision}, "
-        f"{model.sheet.name}",
+        f"MODELLED: {step} of {model.batch}x3x{model.size}x{model.size}, {model.precision}, {model.sheet.name}",
         fontsize=10,
     )
-    ax.legend(fontsize=8, loc="lower right")
+    _legend_below(figure, [ax], columns=2)
     figure.savefig(file)
 
 
@@ -166,7 +184,8 @@ def _over_batches(ax: Any, report: Report, precision: str, size: int) -> None:
     ax.set_xlabel("images in a batch")
 
 
-def _save(figure: Any, ax: Any, file: Path) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    figure.savefig(file)
+def _legend_below(figure: Any, axes: Sequence[Any], columns: int) -> None:
+    """Put one legend for all axes under them, each label once."""
+    labelled = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    handles = list(labelled.values())
+    figure.legend(handles, list(labelled), loc="outside lower center", ncols=columns, fontsize=8, frameon=False)

@@ -93,7 +93,7 @@ def machine_table(report: Report) -> str:
     rows = {
         "machine": machine["name"],
         "GPU": gpu if isinstance(gpu, str) else ", ".join(f"{key} {value}" for key, value in gpu.items()),
-        "processor": f"{machine['processor']}, {machine['threads']} threads",
+        "processor": f"{machine['processor']}, threads of PyTorch: {machine['threads']}",
         "software": ", ".join(f"{name} {number}" for name, number in machine["versions"].items()),
         "Python, CUDA, cuDNN": f"{machine['python']}, {machine['cuda']}, {machine['cudnn']}",
         "source revision": machine["revision"],
