@@ -88,7 +88,7 @@ def memory(report: Report, precision: str, size: int, file: Path) -> None:
         ax.set_ylim(bottom=0)
         ax.set_xlim(left=0)
         ax.set_xlabel("images in a batch")
-        ax.legend(fontsize=7, frameon=False)
+        ax.legend(fontsize=7, frameon=False, loc="upper left")
     figure.suptitle(f"{precision}, {size}x{size}: {report.machine['name']}", fontsize=10)
     figure.savefig(file)
 
@@ -103,7 +103,7 @@ def _coinciding(
         points = tuple((batch, value / 1e6) for batch, value in values if value is not None)
         if points:
             found.setdefault(points, []).append(provider)
-    return {", ".join(names): list(points) for points, names in found.items()}
+    return {",\n".join(names): list(points) for points, names in found.items()}
 
 
 def roofline(model: Model, file: Path, measured: Report | None = None) -> None:
