@@ -7,9 +7,7 @@ kept once. What they are given is drawn anew, from a fixed seed.
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -18,12 +16,15 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
-from benchmarks.host_time import replace_everywhere
+from benchmarks.aten_traffic import storage_key
+from benchmarks.recording import recording
 from benchmarks.work import Mode, Work
 from fastresunet import ops
 from fastresunet.model import FastResUNetPP
 from fastresunet.ops import Backend, Branch, Moments, Source
+from fastresunet.ops.backend import Call, observed_calls
 from tests.ops import plain
 
 
@@ -168,7 +169,7 @@ def layers(
     filters: tuple[int, ...] = DEFAULT_FILTERS,
     rates: tuple[int, ...] = (1, 6, 12, 18),
 ) -> list[LayerSubject]:
-    """Return the distinct operations of a training step or an evaluation, in the order of the network.
+    """Return the distinct operations of a training step's forward pass or an evaluation, in the order of the network.
 
     Args:
         training: whether BatchNorms use the batch's statistics.
@@ -178,59 +179,98 @@ def layers(
         rates: dilations of the ASPPs.
     """
     with FakeTensorMode(), torch.set_grad_enabled(training):
-        model = FastResUNetPP(filters=filters, aspp_rates=rates, backend="torch").train(training)
-        recorder = _Recorder({id(parameter): name for name, parameter in model.named_parameters()})
-        with ExitStack() as stack:
-            for operation in TWINS:
-                original = getattr(ops, operation)
-                replace_everywhere(stack, "fastresunet", original, partial(recorder.see, operation, original))
+        model = FastResUNetPP(filters=filters, aspp_rates=rates, backend="triton").train(training)
+        recorder = _Recorder({storage_key(parameter): name for name, parameter in model.named_parameters()})
+        # Recording runs what an operation consists of, where fake tensors alone would only ask for its shapes.
+        with recording(model), observed_calls(recorder.see):
             model(torch.empty(batch, 3, size, size))
     return list(recorder.found.values())
 
 
 class _Recorder:
-    """Collects the calls of operations.
+    """Collects the calls of operations, those inside the operations of whole blocks included.
 
     Args:
-        names: of the parameters, by their identity.
+        names: of the parameters, by their storage.
     """
 
     def __init__(self, names: dict[int, str]) -> None:
         self.found: dict[str, LayerSubject] = {}
         self._names = names
 
-    def see(self, operation: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        """Note a call and make it."""
-        bound = inspect.signature(function).bind(*arguments, **named).arguments
-        options = tuple((name, self._shapes(value)) for name, value in bound.items() if name != "backend")
-        key = repr((operation, options))
-        known = self.found.get(key)
-        if known is None:
-            known = LayerSubject(self._name(operation, bound), operation, options, count=0)
+    def see(self, call: Call) -> None:
+        """Note a call."""
+        if call.name not in TWINS:
+            return
+        schema = getattr(torch.ops.fastresunet, call.name).default._schema
+        operands = dict(zip((argument.name for argument in schema.arguments), call.operands, strict=False))
+        name = next(self._names[key] for key in map(storage_key, _tensors(operands)) if key in self._names)
+        name = name.rpartition(".")[0] if call.name == "conv" else f"{name.rpartition('.')[0]} {call.name}"
+        options = tuple(_ARGUMENTS[call.name](_shapes(operands, self._names)).items())
+        key = repr((call.name, options))
+        known = self.found.get(key) or LayerSubject(name, call.name, options, count=0)
         self.found[key] = dataclasses.replace(known, count=known.count + 1)
-        return function(*arguments, **named)
-
-    def _name(self, operation: str, bound: dict[str, Any]) -> str:
-        names = [self._names[id(x)] for x in _tensors(list(bound.values())) if id(x) in self._names]
-        first = names[0].rpartition(".")[0]
-        return first if operation == "conv" else f"{first} {operation}"
-
-    def _shapes(self, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return Shape(tuple(value.shape), value.dtype, value.ndim == 4 and id(value) not in self._names)
-        if isinstance(value, Moments):
-            return Moments(*map(self._shapes, value))
-        if isinstance(value, list | tuple):
-            return type(value)(map(self._shapes, value))
-        if isinstance(value, Source | Branch):
-            return type(value)(*(self._shapes(getattr(value, f.name)) for f in dataclasses.fields(value)))
-        return value
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    """Return the tensors in lists, tuples and dataclasses."""
-    if isinstance(value, Source | Branch):
-        value = [getattr(value, f.name) for f in dataclasses.fields(value)]
+def _shapes(value: Any, parameters: Collection[int]) -> Any:
+    """Return ``value`` with shapes for tensors; those without elements stand for ``None``."""
+    if isinstance(value, dict):
+        return {key: _shapes(inner, parameters) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [tensor for inner in value for tensor in _tensors(inner)]
-    return [value] if isinstance(value, Tensor) else []
+        return [_shapes(inner, parameters) for inner in value]
+    if isinstance(value, Tensor):
+        image = value.ndim == 4 and storage_key(value) not in parameters
+        return Shape(tuple(value.shape), value.dtype, image) if value.numel() else None
+    return value
+
+
+def _tensors(operands: dict[str, Any]) -> list[Tensor]:
+    return [x for x in tree_leaves(operands) if isinstance(x, Tensor)]
+
+
+def _sources(given: dict[str, Any]) -> list[Source]:
+    fields = (given.pop(name) for name in ("data", "affine", "relu", "upsample"))
+    return [Source(*values) for values in zip(*fields, strict=True)]
+
+
+def _conv_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    return {"sources": _sources(given), **given}
+
+
+def _conv_norm_sum_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of ``ops.conv_norm_sum``, whose operation has the vectors of all branches in one tensor."""
+
+    def of_one(vectors: Any) -> Any:
+        return None if vectors is None else dataclasses.replace(vectors, sizes=vectors.sizes[1:])
+
+    gamma, beta = of_one(given["gamma"]), of_one(given["beta"])
+    mean, variance = of_one(given["running_mean"]), of_one(given["running_var"])
+    columns = (given[name] for name in ("weight", "bias", "dilation", "eps"))
+    branches = [
+        Branch(weight, bias, dilation, gamma, beta, eps, mean, variance)
+        for weight, bias, dilation, eps in zip(*columns, strict=True)
+    ]
+    return {"sources": _sources(given), "branches": branches, "stride": given["stride"]}
+
+
+def _batch_affine_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    maps = [Moments(*(given[name] for name in ("mean", "m2", "gate", "pixels")))]
+    channels, total = given["channels"], given["gamma"].sizes[0]
+    if total > channels:
+        maps.append(Moments(*(given[name] for name in ("mean2", "m2_2", "gate2", "pixels2"))))
+    running = (given["running_mean"], given["running_var"])
+    return {
+        "maps": maps,
+        "channels": [channels, total - channels][: len(maps)],
+        **{name: given[name] for name in ("samples", "gamma", "beta", "eps", "dtype")},
+        "running": None if None in running else running,
+    }
+
+
+# From the operands of an operation to the arguments of its function in ``fastresunet.ops`` and of its twin.
+_ARGUMENTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "conv": _conv_arguments,
+    "conv_norm_sum": _conv_norm_sum_arguments,
+    "batch_affine": _batch_affine_arguments,
+    "excitation": dict,
+}

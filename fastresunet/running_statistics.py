@@ -80,10 +80,10 @@ def _apply(updates: list[Update]) -> None:
 
 def _unbiased(updates: list[Update]) -> Sequence[Tensor]:
     """Return the unbiased variances; factors that are numbers, as without other processes, in one launch."""
-    variances, factors = [variance for _, _, variance, _ in updates], [factor for *_, factor in updates]
-    if updates and all(isinstance(factor, float) for factor in factors):
-        return torch._foreach_mul(variances, factors)
-    return [variance * factor for variance, factor in zip(variances, factors, strict=True)]
+    factors = [factor for *_, factor in updates if isinstance(factor, float)]
+    if updates and len(factors) == len(updates):
+        return torch._foreach_mul([variance for _, _, variance, _ in updates], factors)
+    return [variance * factor for _, _, variance, factor in updates]
 
 
 def _move(norm: Norm, running: Tensor, value: Tensor) -> None:

@@ -168,6 +168,7 @@ def finish_affine_kernel(
     sum_ptr,
     affine_ptr,
     grad_affine_out,
+    grad_side_out,
     samples,
     parts,
     channels,
@@ -176,50 +177,57 @@ def finish_affine_kernel(
     AFFINE: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
-    """Write the gradients of centre, scale and shift of one sample from (2, samples, parts, channels) sums.
+    """Write the gradients of centre, scale and shift of one sample from (2 or 3, samples, parts, channels) sums.
 
-    AFFINE is 3, or 1 for a scale alone.
-
-    The first sum is that of dz, the shift's; the second that of dz (u - center), the scale's.
+    AFFINE is 3, 1 for a scale alone, or 0. The first sum is that of dz, the shift's; the second that of
+    dz (u - center), the scale's; the third, where there is one, is that of the side's scale.
     """
     sample = tl.program_id(0)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     within = channel < channels
     size = tl.cast(parts, tl.int64) * channels
-    scale_sum_ptr = sum_ptr + (samples + sample) * size
-    scale_sum = sum_parts_of(scale_sum_ptr, parts, channel, channels, BLOCK_PARTS, ACCUMULATE)
     vector = sample * channels + channel
-    if AFFINE == 1:
-        tl.store(grad_affine_out + vector, scale_sum, mask=within)
-    else:
-        shift = sum_parts_of(sum_ptr + sample * size, parts, channel, channels, BLOCK_PARTS, ACCUMULATE)
-        scale = tl.load(affine_ptr + samples * channels + vector, mask=within, other=0.0)
-        tl.store(grad_affine_out + vector, -scale * shift, mask=within)
-        tl.store(grad_affine_out + samples * channels + vector, scale_sum, mask=within)
-        tl.store(grad_affine_out + 2 * samples * channels + vector, shift, mask=within)
+    if AFFINE > 0:
+        scale_sum_ptr = sum_ptr + (samples + sample) * size
+        scale_sum = sum_parts_of(scale_sum_ptr, parts, channel, channels, BLOCK_PARTS, ACCUMULATE)
+        if AFFINE == 1:
+            tl.store(grad_affine_out + vector, scale_sum, mask=within)
+        else:
+            shift = sum_parts_of(sum_ptr + sample * size, parts, channel, channels, BLOCK_PARTS, ACCUMULATE)
+            scale = tl.load(affine_ptr + samples * channels + vector, mask=within, other=0.0)
+            tl.store(grad_affine_out + vector, -scale * shift, mask=within)
+            tl.store(grad_affine_out + samples * channels + vector, scale_sum, mask=within)
+            tl.store(grad_affine_out + 2 * samples * channels + vector, shift, mask=within)
+    if grad_side_out is not None:
+        side_sum_ptr = sum_ptr + (2 * samples + sample) * size
+        side_sum = sum_parts_of(side_sum_ptr, parts, channel, channels, BLOCK_PARTS, ACCUMULATE)
+        tl.store(grad_side_out + vector, side_sum, mask=within)
 
 
-def finish_affine(sums: Tensor, affine: Tensor) -> Tensor:
-    """Return the gradient of an affine.
+def finish_affine(sums: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of an affine and of a side's scale (1, samples, channels), empty without a third sum.
 
     Args:
-        sums: (2, samples, parts, channels), of dz and of dz (u - center).
-        affine: (3, samples, channels), or (1, samples, channels) for a scale alone.
+        sums: (2 or 3, samples, parts, channels), of dz, of dz (u - center), and of the side's gradient times u.
+        affine: (3, samples, channels), (1, samples, channels) for a scale alone, or empty.
     """
-    _, samples, parts, channels = sums.shape
+    kinds, samples, parts, channels = sums.shape
+    has_affine = affine.numel() > 0
     grad_affine = torch.empty_like(affine)
+    grad_side = sums.new_empty((1, samples, channels) if kinds == 3 else 0)
     launch(
         finish_affine_kernel,
         (samples, cdiv(channels, _BLOCK_CHANNELS)),
         sums,
-        affine,
-        grad_affine,
+        affine if has_affine else None,
+        grad_affine if has_affine else None,
+        grad_side if kinds == 3 else None,
         samples,
         parts,
         channels,
         BLOCK_PARTS=_BLOCK_PARTS,
         BLOCK_CHANNELS=_BLOCK_CHANNELS,
-        AFFINE=len(affine),
+        AFFINE=len(affine) if has_affine else 0,
         ACCUMULATE=accumulation(sums.dtype),
     )
-    return grad_affine
+    return grad_affine, grad_side

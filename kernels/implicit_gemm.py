@@ -15,7 +15,7 @@ and by none where that is not in 0 .. TAPS - 1.
 import triton
 import triton.language as tl
 
-from .operand import at_sample, load_input, load_read_affine, load_weight
+from .operand import at_sample, load_input, load_read_affine, load_statistics, load_weight
 from .window import first_input_pixel
 
 
@@ -104,22 +104,23 @@ def accumulate(
     """Add one source's products to the accumulators (BLOCK_PIXELS, BLOCK_OUT) of a window.
 
     Input (y, x) of a window is the source's pixel (first_row + y dilation, first_column + x dilation), see
-    ``load_input``. ``weight_ptr`` is at this source's matrix of the first tap, those of the other taps follow
-    ``slot_size`` elements apart; ``pitch`` as in ``load_weight``. RAW: the weight is a 1x1 parameter as it is,
-    (outputs, inputs).
+    ``load_input``; with ``added_ptr`` the affine is that of ``load_statistics``. ``weight_ptr`` is at this source's
+    matrix of the first tap, those of the other taps follow ``slot_size`` elements apart; ``pitch`` as in
+    ``load_weight``. RAW: the weight is a 1x1 parameter as it is, (outputs, inputs).
     """
     TRANSPOSED: tl.constexpr = RAW and MODE == "forward"
     DTYPE: tl.constexpr = data_ptr.dtype.element_ty
-    PACKED_READ: tl.constexpr = PACKED and added_ptr is None
     data_ptr, added_ptr, winner_ptr = at_sample(data_ptr, added_ptr, winner_ptr, sample, height, width, channels)
     for first_channel in range(0, channels, BLOCK_IN):
         channel = first_channel + tl.arange(0, BLOCK_IN)
         # Offsets of input (0, 0); those of the others are a constant away.
         origin = (first_row * width + first_column)[:, None] * channels + channel[None, :]
         center, scale, shift = 0.0, 0.0, 0.0
-        if AFFINE > 0:
+        if added_ptr is not None:
+            center, scale, shift = load_statistics(affine_ptr, sample, samples, channel, channels, height * width)
+        elif AFFINE > 0:
             center, scale, shift = load_read_affine(
-                affine_ptr, sample, samples, channel, channels, AFFINE, DTYPE, PACKED_READ
+                affine_ptr, sample, samples, channel, channels, AFFINE, DTYPE, PACKED
             )
         if WINDOW_ROWS * WINDOW_COLUMNS == 1 and TAPS == 3 and MODE != "spread":
             # A loop that the compiler can pipeline; nothing is shared between taps of a single position.
@@ -145,7 +146,7 @@ def accumulate(
                     RELU,
                     EXACT,
                     ACCUMULATE,
-                    PACKED_READ,
+                    PACKED,
                     WIDEN,
                 )
                 w = load_weight(
@@ -185,7 +186,7 @@ def accumulate(
                         RELU,
                         EXACT,
                         ACCUMULATE,
-                        PACKED_READ,
+                        PACKED,
                         WIDEN,
                     )
                     if TAPS == 1 and STEP == 0:

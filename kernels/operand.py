@@ -78,6 +78,16 @@ def load_affine(affine_ptr, sample, samples, channel, channels, AFFINE: tl.const
 
 
 @triton.jit
+def load_statistics(statistics_ptr, sample, samples, channel, channels, pixels):
+    """Load the affine that a map is added with for the gradients of its statistics.
+
+    ``statistics_ptr`` is at (mean, dM2, dmean), each (samples, channels); the affine is (y - mean) 2 dM2 + dmean / P.
+    """
+    mean, grad_m2, grad_mean = load_affine(statistics_ptr, sample, samples, channel, channels, 3)
+    return mean, 2 * grad_m2, grad_mean / pixels
+
+
+@triton.jit
 def load_read_affine(
     affine_ptr, sample, samples, channel, channels, AFFINE: tl.constexpr, DTYPE: tl.constexpr, PACKED: tl.constexpr
 ):

@@ -2,7 +2,7 @@
 
 With the gradients of data ``dy``, mean and M2 of what was written,
 
-    dY = dy + dmean / P + 2 dM2 (y - mean) = (y - center) scale + shift + dy
+    dY = dy + dmean / P + 2 dM2 (y - mean)
 
 then through the gate, ``dc = dY g s`` and ``dg = dY c s`` with the result ``c`` before the gate ``g`` of scale ``s``;
 or through the 2x2 maximum, to its winner. The consumers of dY put the first line and the maximum together as they read.
@@ -21,7 +21,7 @@ from torch import Tensor
 from .config import accumulation
 from .finish import sum_parts
 from .launch import launch
-from .operand import load_affine
+from .operand import load_statistics
 from .rounding import cdiv, next_power_of_2
 from .tile import load_block, store_block
 
@@ -36,7 +36,7 @@ class OutputGradient:
         grad: (N, C, H, W), of what was written, or (branches, N, C, H, W); each channels-last.
         size: rows and columns of the raw result.
         output: what was written, where its statistics had gradients.
-        statistics: centre, scale and shift (3, N, C) that ``output`` is then added with.
+        statistics: its mean, and the gradients of its M2 and mean (3, N, C).
         winners: positions of maxima, where the result was pooled.
     """
 
@@ -99,7 +99,7 @@ def output_gradient_kernel(
 
     grad = load_block(grad_ptr + offset, mask, EXACT).to(ACCUMULATE)
     if output_ptr is not None:
-        mean, slope, level = load_affine(statistics_ptr, sample, samples, channel, channels, 3)
+        mean, slope, level = load_statistics(statistics_ptr, sample, samples, channel, channels, pixels)
         deviation = load_block(output_ptr + offset, mask, EXACT).to(ACCUMULATE) - mean[None, :]
         grad += deviation * slope[None, :] + level[None, :]
     if not EXACT:

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from .implicit_gemm import extent, slot, tap, zero_accumulators
-from .operand import at_sample, lies_within, load_activated, load_affine, load_input, load_read_affine, operand
+from .operand import at_sample, lies_within, load_activated, load_input, load_read_affine, load_statistics, operand
 from .tile import load_block
 from .window import first_input_pixel, window_start
 
@@ -48,7 +48,7 @@ def load_gradient(
     else:
         center, scale, shift = 0.0, 0.0, 0.0
         if output_ptr is not None:
-            center, scale, shift = load_affine(statistics_ptr, sample, samples, channel, channels, 3)
+            center, scale, shift = load_statistics(statistics_ptr, sample, samples, channel, channels, height * width)
         grad = load_input(
             grad_ptr if output_ptr is None else output_ptr,
             None if output_ptr is None else grad_ptr,
@@ -66,7 +66,7 @@ def load_gradient(
             center,
             scale,
             shift,
-            3,
+            0,
             False,
             EXACT,
             ACCUMULATE,

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastresunet.ops.backend import Backend, dispatching
 from fastresunet.ops.checks import check_convolution
 from fastresunet.ops.layout import channels_last, empty_image
-from fastresunet.ops.library import LIBRARY, differentiable_once, operand_dtype, register
+from fastresunet.ops.library import differentiable, differentiable_once, operand_dtype, register
 from fastresunet.ops.source import SCHEMA, Source, accumulation_dtype, convolution_size, flatten
 
 
@@ -206,11 +206,9 @@ def _backward(
         grad = data[0].new_zeros(ctx.output_shape)
     statistics = None
     if grad_mean is not None or grad_m2 is not None:
-        pixels = written.shape[2] * written.shape[3]
-        shift = torch.zeros_like(mean) if grad_mean is None else grad_mean / pixels
-        scale = torch.zeros_like(mean) if grad_m2 is None else 2 * grad_m2
-        statistics = torch.stack([mean, scale, shift])
-    needs = ctx.needs_input_grad
+        given = [torch.zeros_like(mean) if vector is None else vector for vector in (grad_m2, grad_mean)]
+        statistics = torch.stack([mean, *given])
+    needs = ctx.needed
     needs_sources = any(needs[0]) or any(needs[1])
     grad_residual, grad_gate, grad_gate_scale, grad_data, grad_affine, grad_weight, grad_bias = _conv_backward(
         grad,
@@ -250,5 +248,5 @@ def _backward(
     )
 
 
-torch.library.register_autograd("fastresunet::conv", _backward, setup_context=_setup_context, lib=LIBRARY)
+differentiable("conv", _setup_context, _backward)
 differentiable_once("conv_backward")

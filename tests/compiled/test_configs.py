@@ -79,8 +79,8 @@ def test_input_gradient(
     data, affine, relu, upsample, weight = given[dtype][:5]
     direction = torch.randn(CASE.output_shape).to(dtype).contiguous(memory_format=torch.channels_last)
     packed = pack_weight(weight, list(CASE.channels), upsample, dtype, transposed=True)
-    ((grad_data, grad_affine),) = input_gradients(
-        OutputGradient(direction, CASE.size), data, affine, relu, upsample, packed, kernel_size, 1, [1], config
+    (grad_data,), (grad_affine,), _ = input_gradients(
+        OutputGradient(direction, CASE.size), data, affine, relu, upsample, packed, kernel_size, 1, [1], config=config
     )
     for value, twin, exact in zip((grad_data, grad_affine), *gradients(direction, given, dtype, (3, 4)), strict=True):
         assert_as_close_as_reference(value, twin, exact, dtype, CASE.out * kernel_size**2)

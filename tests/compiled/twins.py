@@ -69,7 +69,7 @@ def check_backward(case: ConvCase, dtype: torch.dtype, config: Config | None = N
     for kind, function in implementations:
         data, affine, relu, upsample, weight, _, stride, dilation, residual, gate, gate_scale, pool = given[kind]
         output, _, _, kept = (x.to(kind) if x.is_floating_point() and x.ndim == 4 else x for x in written)
-        statistics = torch.stack([written[1], *directions[1:]])
+        statistics = torch.stack([written[1], directions[2], directions[1]])
         options: dict[str, Any] = {"config": config} if function is conv_backward else {}
         results.append(
             function(
