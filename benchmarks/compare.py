@@ -43,11 +43,9 @@ class Change:
 
 
 def changes(before: Report, after: Report) -> list[Change]:
-    """Return the results that both reports have, in the order of the later one."""
-    earlier = {result.key: result.spread for result in before.measured()}
-    return [
-        Change(result.key, earlier[result.key], result.spread) for result in after.measured() if result.key in earlier
-    ]
+    """Return the results that both reports have, in the order of the later one; of equal keys in a file the last."""
+    earlier, later = ({result.key: result.spread for result in report.measured()} for report in (before, after))
+    return [Change(key, earlier[key], spread) for key, spread in later.items() if key in earlier]
 
 
 def lost(before: Report, after: Report) -> list[str]:

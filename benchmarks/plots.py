@@ -87,6 +87,7 @@ def memory(report: Report, precision: str, size: int, file: Path) -> None:
         ax.set_ylabel("MB")
         ax.set_ylim(bottom=0)
         ax.set_xlim(left=0)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_xlabel("images in a batch")
         ax.legend(fontsize=7, frameon=False, loc="upper left")
     figure.suptitle(f"{precision}, {size}x{size}: {report.machine['name']}", fontsize=10)

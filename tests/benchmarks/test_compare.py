@@ -31,6 +31,12 @@ def test_verdict(before: list[float], after: list[float], verdict: str) -> None:
     assert change.verdict(0.05) == verdict
 
 
+def test_a_case_that_was_measured_twice_counts_once() -> None:
+    twice = report([result("eager", [2.0] * 5), result("eager", STEADY)])
+    (change,) = changes(twice, twice)
+    assert change.verdict(0.05) == "same"
+
+
 def test_what_is_not_measured_any_more_is_lost() -> None:
     before = report([result("eager", STEADY), result("folded", STEADY)])
     after = report([result("eager", STEADY), result("folded", [], obstacle="wrong result")])
