@@ -78,8 +78,8 @@ def load_gradient(
 
 @triton.jit
 def store_bias_sum(bias_sum_out, total, part, channel, channels):
-    """Store the sums of a program's (pixels, channels) gradients, one part of the bias gradient."""
-    tl.store(bias_sum_out + part * channels + channel, tl.sum(total, axis=0), mask=channel < channels)
+    """Store the sums (channels,) of a program's gradients, one part of the bias gradient."""
+    tl.store(bias_sum_out + part * channels + channel, total, mask=channel < channels)
 
 
 @triton.jit
@@ -130,7 +130,7 @@ def all_taps_weight_gradient_kernel(
     channel = tl.program_id(1) * BLOCK_IN + tl.arange(0, BLOCK_IN)
     out_channel = tl.program_id(2) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     products = zero_accumulators(SLOTS, BLOCK_IN, BLOCK_OUT, ACCUMULATE)
-    bias_total = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=ACCUMULATE)
+    bias_total = tl.zeros((BLOCK_OUT,), dtype=ACCUMULATE)
     for item in range(split, samples * tiles, splits):
         sample = item // tiles
         index = (item % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
@@ -172,7 +172,7 @@ def all_taps_weight_gradient_kernel(
                 grads += (grad,)
                 if bias_sum_out is not None:
                     if tl.program_id(1) == 0:
-                        bias_total += grad.to(ACCUMULATE)
+                        bias_total += tl.sum(grad.to(ACCUMULATE), axis=0)
         for y in tl.static_range(extent("forward", TAPS, READ_STEP, WINDOW_ROWS)):
             for x in tl.static_range(extent("forward", TAPS, READ_STEP, WINDOW_COLUMNS)):
                 h = load_activated(
@@ -289,7 +289,7 @@ def one_tap_weight_gradient_kernel(
     channel = (tl.program_id(1) // out_blocks) * BLOCK_IN + tl.arange(0, BLOCK_IN)
     out_channel = (tl.program_id(1) % out_blocks) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     product = tl.zeros((BLOCK_IN, BLOCK_OUT), dtype=ACCUMULATE)
-    bias_total = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=ACCUMULATE)
+    bias_total = tl.zeros((BLOCK_OUT,), dtype=ACCUMULATE)
     sums_bias = (tap_index == 0) & (tl.program_id(1) < out_blocks)
     for item in range(split, samples * tiles, splits):
         sample = item // tiles
@@ -351,7 +351,7 @@ def one_tap_weight_gradient_kernel(
         )
         if bias_sum_out is not None:
             if sums_bias:
-                bias_total += grad.to(ACCUMULATE)
+                bias_total += tl.sum(grad.to(ACCUMULATE), axis=0)
         product = tl.dot(tl.trans(h), grad, product, input_precision=PRECISION, out_dtype=ACCUMULATE)
     slab = (split * tl.num_programs(2) + slot_index).to(tl.int64) * channels * out_channels
     tl.store(

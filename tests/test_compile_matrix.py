@@ -97,11 +97,9 @@ def test_every_kernel_of_the_network_compiles_well(target: str) -> None:
     problems = {
         f"{result.variant.name} at {sorted({use.layer for use in result.variant.uses})}": result.problems
         for result in results
-        if any(not problem.startswith("spills") for problem in result.problems)
+        if result.problems
     }
     assert not problems
-    # Some gradient kernels are at the edge of the registers, see docs/design.md; lower this as their tiles get better.
-    assert max(result.code.spill_bytes for result in results if result.code) <= 128
 
 
 @pytest.mark.parametrize("target", TARGETS)
