@@ -24,6 +24,7 @@ from pathlib import Path
 # Only what comes with Python: everything else is imported by the commands that are run, and may fail there.
 ROOT = Path(__file__).parents[1]
 _GRACE = 20.0  # seconds a command has to end by itself after its time
+_REPORT = 40.0  # seconds kept for rendering the report, _GRACE among them
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def check_all(
     Args:
         found_phases: most telling first.
         out: folder for everything.
-        seconds: for all of them.
+        seconds: for all of them and the report.
         show: prints a line.
     """
     start, outcomes = time.monotonic(), []
@@ -164,7 +165,7 @@ def check_all(
         paths = [path, str(ROOT), *([inherited] if inherited else [])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
         for phase in found_phases:
-            outcome = run(phase, environment, out, seconds - (time.monotonic() - start))
+            outcome = run(phase, environment, out, seconds - _REPORT - (time.monotonic() - start))
             outcomes.append(outcome)
             outcome.checked, outcome.unchecked = counts(phase)
             show(f"{outcome.name}: {outcome.text}, {outcome.seconds:.0f} s{outcome.counted}")
@@ -174,8 +175,8 @@ def check_all(
         files = [str(out / f"{name}.json") for name in ("networks", "layers", "blocks")]
         existing = [file for file in files if Path(file).exists()]
         if existing:
-            report = Phase("report", [["-c", _RENDER, str(out), *existing]], 60)
-            outcomes.append(run(report, environment, out, 60 + _GRACE))
+            report = Phase("report", [["-c", _RENDER, str(out), *existing]], _REPORT)
+            outcomes.append(run(report, environment, out, seconds - (time.monotonic() - start)))
             _write_summary(outcomes, out)
     return outcomes
 
