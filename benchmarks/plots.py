@@ -19,7 +19,6 @@ _COLOURS = {
     "channels_last": "#000000",
     "compile": "#0072B2",
     "FastResUNetPP": "#D55E00",
-    "folded": "#009E73",
 }
 _OTHER = "#CC79A7"
 
@@ -65,11 +64,14 @@ def throughput(report: Report, precision: str, size: int, file: Path) -> None:
             style = _style(provider)
             ax.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
             ax.plot(x, y, label=provider, markersize=4, **style)
-        _over_batches(ax, report, precision, size)
+        _over_batches(ax, report, mode, precision, size)
         ax.set_title("training step" if mode == "training" else mode)
         ax.set_ylabel("images per second")
+        ax.margins(y=0.1)
         ax.set_ylim(bottom=0)
-    figure.suptitle(f"{precision}, {size}x{size}: {report.machine['name']}", fontsize=10)
+    figure.suptitle(
+        f"{precision}, {size}x{size}: {report.machine['name']}; bands: 20th to 80th percentile", fontsize=10
+    )
     _legend_below(figure, axes, columns=4)
     figure.savefig(file)
 
@@ -149,6 +151,7 @@ def traffic(batch: int, size: int, file: Path) -> None:
         totals = [Totals.of(count(NETWORKS[name], mode, torch.bfloat16, batch, size), batch) for mode in (True, False)]
         colour = _COLOURS["FastResUNetPP" if name == FAST else "eager"]
         for ax, values in zip(axes, ([t.gigabytes for t in totals], [float(t.launches) for t in totals]), strict=True):
+            ax.margins(y=0.1)
             bars = ax.bar([place + 0.4 * column for place in (0, 1)], values, 0.38, color=colour, label=name)
             ax.bar_label(bars, fmt="%.2f" if ax is axes[0] else "%.0f", fontsize=9)
     for ax, title in zip(axes, ("GB moved for an image", "kernel launches of a step"), strict=True):
@@ -176,8 +179,8 @@ def _reserved(result: Result) -> int | None:
     return None if result.peak is None else result.peak["reserved"]
 
 
-def _over_batches(ax: Any, report: Report, precision: str, size: int) -> None:
-    lines = _lines(report, "training", precision, size).values()
+def _over_batches(ax: Any, report: Report, mode: str, precision: str, size: int) -> None:
+    lines = _lines(report, mode, precision, size).values()
     ticks: Sequence[int] = sorted({result.key.batch for results in lines for result in results})
     ax.set_xscale("log", base=2)
     ax.set_xticks(list(ticks), [str(tick) for tick in ticks])

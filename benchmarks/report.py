@@ -28,7 +28,6 @@ def render(report: Report, folder: Path) -> Path:
         folder: where; it is made.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = draw(report, folder)
     sections = [
         f"# Benchmarks on {report.machine['name']}",
         "Written by `python -m benchmarks.report`. How it is measured: [docs/benchmarks.md](../../docs/benchmarks.md).",
@@ -40,8 +39,8 @@ def render(report: Report, folder: Path) -> Path:
         if found:
             sections += [f"## {title}", table(found)]
         if group == "network":
-            sections += pictures
-    sections += [_problems(report)]
+            sections += draw(report, folder)
+    sections += [_modelled(report, folder), _problems(report)]
     page = folder / "README.md"
     page.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
     return page
@@ -67,23 +66,36 @@ def joined(reports: Sequence[Report]) -> Report:
 
 def draw(report: Report, folder: Path) -> list[str]:
     """Draw what the results allow, and return the pictures with what they show."""
-    if importlib.util.find_spec("matplotlib") is None:
+    if not _can_draw():
         return ["Pictures: not available: matplotlib is not installed"]
     found = []
     for precision, size in plots.sweeps(report)[:1]:
         plots.throughput(report, precision, size, folder / "throughput.png")
         plots.memory(report, precision, size, folder / "memory.png")
         found += ["![Throughput over the batch](throughput.png)", "![Memory over the batch](memory.png)"]
-    sheet = data_sheet_of(report.machine["name"])
-    model = Model(sheet or DATA_SHEETS["h100"])
-    plots.roofline(model, folder / "roofline.png", report)
-    plots.traffic(8, 256, folder / "traffic.png")
-    return [
-        *found,
-        f"## Bytes and launches\n\n{describe(model)}.",
-        "![Modelled time of every layer](roofline.png)",
-        "![Counted bytes and launches](traffic.png)",
+    return found
+
+
+def _modelled(report: Report, folder: Path) -> str:
+    """Return what a step takes by the model, on this GPU or on one of the data sheets, beside what was measured."""
+    model = Model(data_sheet_of(report.machine["name"]) or DATA_SHEETS["h100"])
+    step = model.total(report)
+    columns = (("FastResUNetPP", step.fast, step.measured_fast), ("plain, eager", step.plain, step.measured_plain))
+    rows = [
+        [name, f"{bound.floor / 1e3:.2f}", f"{bound.total / 1e3:.2f}", "" if time is None else f"{time:.2f}"]
+        for name, bound, time in columns
     ]
+    heading = ["ms", "bytes or products, at least", "with launches", "measured"]
+    sections = [f"## Modelled and counted\n\n{describe(model)}.", _markdown(heading, rows)]
+    if _can_draw():
+        plots.roofline(model, folder / "roofline.png", report)
+        plots.traffic(model.batch, model.size, folder / "traffic.png")
+        sections += ["![Modelled time of every layer](roofline.png)", "![Counted bytes and launches](traffic.png)"]
+    return "\n\n".join(sections)
+
+
+def _can_draw() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def machine_table(report: Report) -> str:
