@@ -43,7 +43,7 @@ class Case:
 
 
 ALL = tuple(PROVIDERS)
-QUICK = tuple(name for name, provider in PROVIDERS.items() if not provider.slow_to_build)
+QUICK = tuple(name for name, provider in PROVIDERS.items() if not provider.build_seconds)
 COMPILED = (*QUICK, "compile", "compile + CUDA graphs", "ONNX Runtime", "OpenVINO", "TensorRT")
 LAYER_PROVIDERS = ("eager", "eager + CUDA graph", "FastResUNetPP", "FastResUNetPP + CUDA graph")
 STEPS: tuple[Mode, ...] = ("training", "evaluation")
@@ -54,6 +54,7 @@ def quick_on_gpu() -> Iterator[Case]:
     network = ModuleSubject(NETWORK)
     for mode in STEPS:
         yield Case("network", network, mode, "bf16", 8, 256, QUICK, energy=True)
+    yield Case("network", network, "forward", "bf16", 8, 256, QUICK)
     yield from _layers(STEPS, "bf16", 8, 256)
     for batch, mode in itertools.product((1, 2, 4, 16, 32, 64), STEPS):
         yield Case("network", network, mode, "bf16", batch, 256, QUICK)
@@ -68,15 +69,18 @@ def quick_on_gpu() -> Iterator[Case]:
 
 
 def quick_on_cpu() -> Iterator[Case]:
-    """Yield what a CPU is asked in ten minutes: small images and batches."""
+    """Yield what a CPU is asked in ten minutes: small images and batches, and one of a usual size."""
     network = ModuleSubject(NETWORK)
+    yield Case("network", network, "training", "fp32", 2, 256, QUICK)
     for batch, mode in itertools.product((2, 1, 4), STEPS):
         yield Case("network", network, mode, "fp32", batch, 128, QUICK)
+    yield Case("network", network, "forward", "fp32", 2, 128, QUICK)
     yield from _layers(("training",), "fp32", 1, 128)
     yield Case("network", network, "evaluation", "fp32", 2, 128, COMPILED)
     yield from _blocks(("training",), "fp32", 1, 128)
     yield Case("network", network, "evaluation", "fp32", 1, 256, QUICK)
     yield Case("network", network, "training", "fp32", 2, 128, COMPILED)
+    yield Case("network", network, "training", "fp32", 8, 128, QUICK)
 
 
 def everything(device: str) -> Iterator[Case]:

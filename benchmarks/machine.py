@@ -16,12 +16,19 @@ from benchmarks.nvml import Gpu, find_gpu
 _PACKAGES = ("torch", "triton", "numpy", "onnxruntime", "openvino", "tensorrt", "torch_tensorrt")
 
 
-def describe(device: torch.device, gpu: Gpu | str | None = None) -> dict[str, Any]:
+def gpu_of(device: torch.device) -> Gpu | str:
+    """Return a device as the management library sees it, or why it does not."""
+    if device.type != "cuda":
+        return "not available: no GPU is measured"
+    return find_gpu(str(torch.cuda.get_device_properties(device).uuid))
+
+
+def describe(device: torch.device, gpu: Gpu | str) -> dict[str, Any]:
     """Return processor, GPU, driver, versions, flags and source revision.
 
     Args:
         device: that computes.
-        gpu: as the management library sees it; asked for by default.
+        gpu: as the management library sees it.
     """
     versions = {name: version(name) for name in _PACKAGES}
     return {
@@ -35,7 +42,7 @@ def describe(device: torch.device, gpu: Gpu | str | None = None) -> dict[str, An
         "cuda": torch.version.cuda or "none",
         "hip": torch.version.hip or "none",
         "cudnn": torch.backends.cudnn.version() or "none",
-        "gpu": _gpu(device, find_gpu() if gpu is None and device.type == "cuda" else gpu),
+        "gpu": _gpu(device, gpu),
         "flags": {
             "cudnn.benchmark": torch.backends.cudnn.benchmark,
             "cudnn.deterministic": torch.backends.cudnn.deterministic,
@@ -76,7 +83,7 @@ def revision(folder: Path) -> str:
     return found.stdout.strip()
 
 
-def _gpu(device: torch.device, gpu: Gpu | str | None) -> dict[str, Any] | str:
+def _gpu(device: torch.device, gpu: Gpu | str) -> dict[str, Any] | str:
     if device.type != "cuda":
         return "not available: results of this machine are the CPU's"
     properties = torch.cuda.get_device_properties(device)
@@ -86,6 +93,4 @@ def _gpu(device: torch.device, gpu: Gpu | str | None) -> dict[str, Any] | str:
         "gibibytes": round(properties.total_memory / 2**30, 1),
         "multiprocessors": properties.multi_processor_count,
     }
-    if isinstance(gpu, Gpu):
-        return {**known, "driver": gpu.driver}
-    return {**known, "driver": gpu}
+    return {**known, "driver": gpu.driver if isinstance(gpu, Gpu) else gpu}

@@ -31,7 +31,8 @@ class State:
         celsius: temperature.
         watts: power drawn.
         throttled: why the clocks are lowered; empty if they are not.
-        other_processes: identifiers of other processes that compute on the GPU.
+        other_processes: identifiers of other processes that compute on the GPU; inside a container their number alone
+            means something.
     """
 
     sm_megahertz: int | str
@@ -59,14 +60,14 @@ class Gpu:
     """One GPU as seen by the management library.
 
     Args:
-        index: of the GPU among those visible to the library.
+        uuid: identifier of the GPU, as the library writes it.
         library: the module ``pynvml``, or one that stands for it.
     """
 
-    def __init__(self, index: int, library: Any) -> None:
+    def __init__(self, uuid: str, library: Any) -> None:
         self._library = library
         library.nvmlInit()
-        self._handle = library.nvmlDeviceGetHandleByIndex(index)
+        self._handle = library.nvmlDeviceGetHandleByUUID(uuid)
 
     @property
     def name(self) -> str:
@@ -96,8 +97,11 @@ class Gpu:
         return joules
 
     def _other_processes(self) -> list[int]:
-        running = self._library.nvmlDeviceGetComputeRunningProcesses(self._handle)
-        return [process.pid for process in running if process.pid != os.getpid()]
+        running = [process.pid for process in self._library.nvmlDeviceGetComputeRunningProcesses(self._handle)]
+        if os.getpid() in running:
+            return [pid for pid in running if pid != os.getpid()]
+        # Inside a container the driver may tell the host's numbers; this process, which computes, is one of them.
+        return running[1:]
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         try:
@@ -115,21 +119,19 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def find_gpu(index: int = 0, load: Callable[[], Any] | None = None) -> Gpu | str:
+def find_gpu(uuid: str, load: Callable[[], Any] | None = None) -> Gpu | str:
     """Return a GPU, or why the management library knows none.
 
     Args:
-        index: of the GPU as PyTorch counts it; ``CUDA_VISIBLE_DEVICES`` of plain numbers is followed.
+        uuid: of the GPU in hexadecimal, as PyTorch tells it. The library counts GPUs in another order than PyTorch, and
+            counts those that are hidden from this process too.
         load: returns the library; by default imports ``pynvml``.
     """
     try:
         library = importlib.import_module("pynvml") if load is None else load()
     except ImportError:
         return "not available: the package nvidia-ml-py is not installed"
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if all(part.strip().isdigit() for part in visible) and index < len(visible):
-        index = int(visible[index])
     try:
-        return Gpu(index, library)
+        return Gpu(f"GPU-{uuid}", library)
     except library.NVMLError as error:
         return f"not available: {error}"

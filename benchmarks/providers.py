@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import fastresunet
 from benchmarks.layers import LayerSubject
 from benchmarks.networks import NETWORK, ModuleSubject
 from benchmarks.precision import Precision, spacing
@@ -20,6 +19,8 @@ from fastresunet.ops import Backend
 Subject = ModuleSubject | LayerSubject
 BASELINE = "eager"
 _PERTURBATIONS = 2
+# Guesses on the safe side. Autotuning times a dozen kernels for each shape.
+_COMPILING, _TUNING = 90.0, 240.0
 _ON_GPUS_ONLY = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -33,9 +34,8 @@ class Provider:
         channels_last: parameters and inputs in channels-last layout.
         compiled: mode of ``torch.compile``; "" does not compile.
         graph: replays the whole step from one CUDA graph.
-        folded: folds BatchNorms and more into the weights, for evaluation.
         runtime: what runs an exported network in PyTorch's place, see ``benchmarks.runtimes``.
-        slow_to_build: takes minutes before the first step.
+        build_seconds: roughly what it takes before the first step of the network: not begun when less time is left.
     """
 
     name: str
@@ -43,14 +43,13 @@ class Provider:
     channels_last: bool = False
     compiled: str = ""
     graph: bool = False
-    folded: bool = False
     runtime: str = ""
-    slow_to_build: bool = False
+    build_seconds: float = 0.0
 
     def applies(self, subject: Subject, mode: Mode, device: torch.device) -> bool:
         """Return whether it makes sense for a subject on a device."""
         whole = isinstance(subject, ModuleSubject) and subject.name == NETWORK
-        if (self.folded or self.runtime) and not (whole and mode == "evaluation"):
+        if self.runtime and not (whole and mode == "evaluation"):
             return False
         if self.runtime and RUNTIMES[self.runtime].device != device.type:
             return False
@@ -62,8 +61,6 @@ class Provider:
     @property
     def missing(self) -> str:
         """What has to be installed before it works, "" for nothing."""
-        if self.folded and not hasattr(fastresunet, "fold"):
-            return "this version has no folded inference"
         return RUNTIMES[self.runtime].missing if self.runtime else ""
 
 
@@ -72,19 +69,16 @@ PLAIN = (
     Provider("channels_last", channels_last=True),
     Provider("channels_last + CUDA graph", channels_last=True, graph=True),
     Provider("eager + CUDA graph", graph=True),
-    Provider("compile", channels_last=True, compiled="default", slow_to_build=True),
-    Provider("compile + CUDA graphs", channels_last=True, compiled="reduce-overhead", slow_to_build=True),
-    Provider("compile max-autotune", channels_last=True, compiled="max-autotune-no-cudagraphs", slow_to_build=True),
-    Provider("compile max-autotune + CUDA graphs", channels_last=True, compiled="max-autotune", slow_to_build=True),
-    *(Provider(name, runtime=name, slow_to_build=True) for name in RUNTIMES),
+    Provider("compile", channels_last=True, compiled="default", build_seconds=_COMPILING),
+    Provider("compile + CUDA graphs", channels_last=True, compiled="reduce-overhead", build_seconds=_COMPILING),
+    Provider("compile max-autotune", channels_last=True, compiled="max-autotune-no-cudagraphs", build_seconds=_TUNING),
+    Provider("compile max-autotune + CUDA graphs", channels_last=True, compiled="max-autotune", build_seconds=_TUNING),
+    *(Provider(name, runtime=name, build_seconds=_COMPILING) for name in RUNTIMES),
 )
 FAST = (
     Provider("FastResUNetPP", fast=True),
     Provider("FastResUNetPP + CUDA graph", fast=True, graph=True),
-    Provider("FastResUNetPP + compile", fast=True, compiled="default", slow_to_build=True),
-    Provider("folded", fast=True, folded=True),
-    Provider("folded + CUDA graph", fast=True, folded=True, graph=True),
-    Provider("folded + compile", fast=True, folded=True, compiled="default", slow_to_build=True),
+    Provider("FastResUNetPP + compile", fast=True, compiled="default", build_seconds=_COMPILING),
 )
 PROVIDERS = {provider.name: provider for provider in (*PLAIN, *FAST)}
 
@@ -179,8 +173,6 @@ def _work(
         return replace(work, function=RUNTIMES[provider.runtime].compile(work, precision))
 
     def transform(module: nn.Module) -> nn.Module:
-        if provider.folded:
-            module = fastresunet.fold(module)  # type: ignore[attr-defined, unused-ignore]
         if provider.channels_last:
             module = module.to(memory_format=torch.channels_last)
         compiled: nn.Module = _compiler(provider)(module)

@@ -21,18 +21,15 @@ import torch
 from benchmarks import energy, memory
 from benchmarks.cases import Case, select
 from benchmarks.equivalence import Values, judge, values
-from benchmarks.machine import describe, name_of
+from benchmarks.machine import describe, gpu_of, name_of
 from benchmarks.networks import NETWORK, ModuleSubject
-from benchmarks.nvml import Gpu, find_gpu
+from benchmarks.nvml import Gpu
 from benchmarks.precision import PRECISIONS
 from benchmarks.providers import BASELINE, PROVIDERS, Provider, build, exact_step, plain_steps
 from benchmarks.results import Key, Report, Result
 from benchmarks.timing import Clock, Effort, clock_for, interleaved
 from benchmarks.work import Computed, Step
 from fastresunet.ops import Backend
-
-# A provider that has to be compiled first is left out when less time than this is left.
-_SECONDS_TO_COMPILE = 90.0
 
 
 @dataclass
@@ -100,7 +97,7 @@ class Runner:
         """Return a result without times, and the step to time if it is right."""
         precision = PRECISIONS[case.precision]
         obstacle = provider.missing
-        if not obstacle and provider.slow_to_build and self.seconds_left() < _SECONDS_TO_COMPILE:
+        if not obstacle and provider.build_seconds and self.seconds_left() < provider.build_seconds:
             obstacle = "no time left to compile"
         if obstacle:
             return _without(case, provider.name, obstacle), None
@@ -230,7 +227,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    gpu = find_gpu() if device.type == "cuda" else "not available: no GPU is measured"
+    gpu = gpu_of(device)
     budget = options.seconds or (float("inf") if options.full else 540.0)
     start = time.monotonic()
     case_seconds = options.case_seconds or (3.0 if options.full else 1.5)

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 
 # Larger than the last-level cache of any GPU in ``benchmarks.gpus``.
-_FLUSHED_BYTES = 256 * 2**20
+_FLUSHED_BYTES = 512 * 2**20
 
 
 class Clock(Protocol):

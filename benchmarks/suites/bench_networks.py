@@ -1,6 +1,6 @@
-"""The whole network: plain, compiled, fast, folded, and inference engines.
+"""The whole network: plain, compiled, fast, and inference engines.
 
-Run: python -m pytest benchmarks/suites/bench_networks.py [-k TEXT] [--benchmark-json FILE]
+Run: python -m pytest benchmarks/suites/bench_networks.py [--every-case] [-k TEXT] [--benchmark-json FILE]
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.cases import Case
-from benchmarks.suites.conftest import CLOCK, Reporter, parametrized
+from benchmarks.suites.conftest import CLOCK, Reporter
+
+GROUP = "network"
 
 
 @pytest.mark.benchmark(timer=CLOCK)
-@parametrized("network")
 def test_network(case: Case, provider: str, report: Reporter) -> None:
     report(case, provider)

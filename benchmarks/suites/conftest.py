@@ -1,4 +1,7 @@
-"""Fixtures of the suites: the device, and a measurement of one case that its providers report one after the other."""
+"""Fixtures of the suites: the cases, and a measurement of one case that its providers report one after the other.
+
+The cases are those of ``make bench``, with ``--every-case`` those of ``make bench-full``.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.cases import Case
-from benchmarks.nvml import find_gpu
+from benchmarks.cases import Case, select
+from benchmarks.machine import gpu_of
 from benchmarks.results import Result
 from benchmarks.run import Runner
 from benchmarks.timing import Effort, clock_for
@@ -47,9 +50,8 @@ def measured(case: Case) -> list[Result]:
     """Return the results of a case, measured once: pytest asks for one provider after the other."""
     key = (str(case), case.providers)
     if key not in _latest:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        gpu = find_gpu() if device.type == "cuda" else "not available: no GPU is measured"
-        runner = Runner(device, clock_for(device), Effort(warmups=2, least=5, most=30, seconds=1.5), gpu)
+        device = _device()
+        runner = Runner(device, clock_for(device), Effort(warmups=2, least=5, most=30, seconds=1.5), gpu_of(device))
         _latest.clear()
         _latest[key] = runner.run(case)
     return _latest[key]
@@ -73,14 +75,22 @@ def report(benchmark: Any) -> Reporter:
     return give
 
 
-def parametrized(group: str) -> pytest.MarkDecorator:
-    """Return the marks of a suite: the cases of a group on this machine's device, each with each of its providers."""
-    from benchmarks.cases import select  # noqa: PLC0415 - counts a network, which pytest need not do to be imported
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option for all cases."""
+    parser.addoption("--every-case", action="store_true", help="all sizes, batches, modes and precisions, for hours")
 
-    cases = [case for case in select("cuda" if torch.cuda.is_available() else "cpu", full=False) if case.group == group]
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a suite the cases of its group on this machine's device, each with each of its providers."""
+    cases = select(_device().type, full=metafunc.config.getoption("--every-case"))
     pairs = [
         pytest.param(case, provider, id=f"{case}: {provider}".replace(" ", "_"))
         for case in cases
+        if case.group == metafunc.module.GROUP
         for provider in case.providers
     ]
-    return pytest.mark.parametrize(("case", "provider"), pairs)
+    metafunc.parametrize(("case", "provider"), pairs)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

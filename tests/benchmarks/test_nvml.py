@@ -22,13 +22,14 @@ class FakeNvml:
 
     def __init__(self) -> None:
         self.energy = 0.0
-        self.opened: int | None = None
+        self.opened = ""
+        self.processes = [os.getpid(), 1]
 
     def nvmlInit(self) -> None:  # noqa: N802
         """Do nothing."""
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
-        self.opened = index
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        self.opened = uuid
         return "handle"
 
     def nvmlDeviceGetName(self, handle: str) -> bytes:  # noqa: N802
@@ -50,7 +51,7 @@ class FakeNvml:
         return 0x04 | 0x01
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:  # noqa: N802
-        return [SimpleNamespace(pid=os.getpid()), SimpleNamespace(pid=1)]
+        return [SimpleNamespace(pid=pid) for pid in self.processes]
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> float:  # noqa: N802
         self.energy += 100_000
@@ -58,7 +59,7 @@ class FakeNvml:
 
 
 def test_state_of_a_gpu() -> None:
-    gpu = Gpu(0, FakeNvml())
+    gpu = Gpu("GPU-0", FakeNvml())
     assert (gpu.name, gpu.driver) == ("A GPU", "1.2")
     state = gpu.state()
     assert state == State(1000, 1001, 50, "not available: Not Supported", ["software power cap"], [1])
@@ -74,31 +75,41 @@ def test_a_quiet_gpu_has_no_warnings() -> None:
     assert throttles(0x01 | 0x02) == []  # idle, clocks set by the user
 
 
-def test_the_visible_gpu_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("processes", "others"), [([], 0), ([4711], 0), ([4711, 4712], 1)])
+def test_numbers_of_another_namespace_include_this_process(processes: list[int], others: int) -> None:
     library = FakeNvml()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert isinstance(find_gpu(1, lambda: library), Gpu)
-    assert library.opened == 5
+    library.processes = processes
+    found = Gpu("GPU-0", library).state().other_processes
+    assert isinstance(found, list)
+    assert len(found) == others
+
+
+def test_the_gpu_is_asked_by_its_identifier() -> None:
+    library = FakeNvml()
+    assert isinstance(find_gpu("ffc79498-8ff3", lambda: library), Gpu)
+    assert library.opened == "GPU-ffc79498-8ff3"
 
 
 def test_reasons_why_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def not_installed() -> Any:
         raise ImportError
 
-    assert find_gpu(load=not_installed) == "not available: the package nvidia-ml-py is not installed"
+    assert find_gpu("0", not_installed) == "not available: the package nvidia-ml-py is not installed"
     library = FakeNvml()
 
     def no_driver() -> None:
         raise FakeNvml.NVMLError("Driver Not Loaded")
 
     monkeypatch.setattr(library, "nvmlInit", no_driver)
-    assert find_gpu(load=lambda: library) == "not available: Driver Not Loaded"
+    assert find_gpu("0", lambda: library) == "not available: Driver Not Loaded"
 
 
 def test_energy_of_an_image() -> None:
     moments = iter(range(100))
     steps: list[int] = []
-    joules = joules_per_image(lambda: steps.append(1), 5, Gpu(0, FakeNvml()), lambda: None, 3, lambda: next(moments))
+    joules = joules_per_image(
+        lambda: steps.append(1), 5, Gpu("GPU-0", FakeNvml()), lambda: None, 3, lambda: next(moments)
+    )
     # From second 0 on, two rounds of four steps begin before second 3.
     assert len(steps) == 8
     assert joules == 100 / (8 * 5)
