@@ -44,7 +44,7 @@ class Case:
 
 ALL = tuple(PROVIDERS)
 QUICK = tuple(name for name, provider in PROVIDERS.items() if not provider.build_seconds)
-COMPILED = (*QUICK, "compile", "compile + CUDA graphs", "ONNX Runtime", "OpenVINO", "TensorRT")
+COMPILED = tuple(name for name, provider in PROVIDERS.items() if "max-autotune" not in provider.compiled)
 LAYER_PROVIDERS = ("eager", "eager + CUDA graph", "FastResUNetPP", "FastResUNetPP + CUDA graph")
 STEPS: tuple[Mode, ...] = ("training", "evaluation")
 

@@ -168,9 +168,6 @@ def _work(
         compile_it: Any = _compiler(provider)
         return subject.work(provider.fast, mode, precision.features, device, backend=backend, transform=compile_it)
     inputs = rounded_inputs(subject, precision, batch, size)
-    if provider.runtime:
-        work = subject.work(False, mode, inputs, device)
-        return replace(work, function=RUNTIMES[provider.runtime].compile(work, precision))
 
     def transform(module: nn.Module) -> nn.Module:
         if provider.channels_last:
@@ -179,6 +176,8 @@ def _work(
         return compiled
 
     work = subject.work(provider.fast, mode, inputs, device, backend=backend, transform=transform)
+    if provider.runtime:
+        return replace(work, function=RUNTIMES[provider.runtime].compile(work, precision))
     if not provider.channels_last:
         return work
     wanted = [x.requires_grad for x in work.arguments]
