@@ -157,7 +157,7 @@ def traffic(batch: int, size: int, file: Path) -> None:
     for ax, title in zip(axes, ("GB moved for an image", "kernel launches of a step"), strict=True):
         ax.set_xticks([0.2, 1.2], ["training step", "evaluation"])
         ax.set_title(title)
-    axes[0].legend(fontsize=9, frameon=False)
+    _legend_below(figure, axes, columns=2)
     figure.suptitle(f"counted, {batch}x3x{size}x{size}, bfloat16 autocast", fontsize=10)
     figure.savefig(file)
 
@@ -189,7 +189,14 @@ def _over_batches(ax: Any, report: Report, mode: str, precision: str, size: int)
 
 
 def _legend_below(figure: Any, axes: Sequence[Any], columns: int) -> None:
-    """Put one legend for all axes under them, each label once."""
+    """Put one legend for all axes under them, each label once and those of one network together."""
     labelled = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    handles = list(labelled.values())
-    figure.legend(handles, list(labelled), loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    labels = sorted(labelled)
+    figure.legend(
+        [labelled[label] for label in labels],
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+    )

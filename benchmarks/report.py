@@ -82,7 +82,12 @@ def _modelled(report: Report, folder: Path) -> str:
     step = model.total(report)
     columns = (("FastResUNetPP", step.fast, step.measured_fast), ("plain, eager", step.plain, step.measured_plain))
     rows = [
-        [name, f"{bound.floor / 1e3:.2f}", f"{bound.total / 1e3:.2f}", "" if time is None else f"{time:.2f}"]
+        [
+            name,
+            f"{bound.floor / 1e3:.2f}",
+            f"{bound.total / 1e3:.2f}",
+            "not available" if time is None else f"{time:.2f}",
+        ]
         for name, bound, time in columns
     ]
     heading = ["ms", "bytes or products, at least", "with launches", "measured"]
