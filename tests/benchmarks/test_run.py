@@ -17,6 +17,7 @@ from benchmarks.providers import PROVIDERS, build
 from benchmarks.results import Report
 from benchmarks.run import Runner, competitors, lines, measure
 from benchmarks.timing import Effort, HostClock
+from benchmarks.work import MODES
 from tests.benchmarks.conftest import RATES, SMALL, report
 
 SUBJECT = ModuleSubject(NETWORK, SMALL, RATES)
@@ -75,8 +76,9 @@ def test_what_fails_to_build_is_reported(monkeypatch: pytest.MonkeyPatch) -> Non
     assert fast.obstacle == "RuntimeError: no such instruction"
 
 
-def test_nothing_is_compiled_at_the_end_of_the_time() -> None:
-    results = runner(seconds_left=10).run(replace(CASE, mode="evaluation", providers=("eager", "compile")))
+@pytest.mark.parametrize(("provider", "seconds_left"), [("compile", 10), ("compile max-autotune", 200)])
+def test_nothing_is_compiled_at_the_end_of_the_time(provider: str, seconds_left: float) -> None:
+    results = runner(seconds_left).run(replace(CASE, mode="evaluation", providers=("eager", provider)))
     assert [bool(result.seconds) for result in results] == [True, False]
     assert results[1].obstacle == "no time left to compile"
 
@@ -120,6 +122,7 @@ def test_selected_cases_have_a_baseline_first_and_distinct_titles(device: str) -
     assert all(case.providers[0] == "eager" for case in cases)
     assert len({(str(case), case.providers) for case in cases}) == len(cases)
     assert {case.group for case in cases} == {"network", "block", "layer"}
+    assert {case.mode for case in cases} == set(MODES)
     graphs = [name for case in cases for name in case.providers if PROVIDERS[name].graph]
     assert bool(graphs) == (device == "cuda")
 
