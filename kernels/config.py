@@ -80,6 +80,11 @@ def rule(layer: Layer) -> Config:
     return replace(config, block_pixels=block_pixels, block_in=block_in)
 
 
+def on_warps(config: Config, warps: int) -> Config:
+    """Return a configuration for another number of warps: each does as much as before, but at least 16 pixels."""
+    return replace(config, block_pixels=max(16, config.block_pixels * warps // config.warps), warps=warps)
+
+
 def candidates(layer: Layer) -> list[Config]:
     """Return what may be chosen for a layer by measuring, the default first: its table's tiles for fewer channels too,
     and for 3x3 convolutions the default on 8 warps.

@@ -11,7 +11,7 @@ from .choice import choose
 from .config import Config, Layer, arithmetic
 from .forward import forward_kernel
 from .launch import launch
-from .pack import pack_weight
+from .pack import pack_weights
 from .rounding import cdiv
 from .statistics import merge_statistics
 from .supported import check_supported
@@ -31,11 +31,13 @@ def conv(
     gate_scale: Tensor | None,
     pool: bool,
     statistics: bool,
+    packed: Tensor | None = None,
     config: Config | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return output, mean, M2 and what the write keeps for backward (pool positions, or the output before the gate).
 
-    Arguments are those of the operation; images are channels-last; at most two sources, not both upsampled and pooled.
+    Arguments are those of the operation, and the weight from ``pack_weights`` if it is there already; images are
+    channels-last; at most two sources, not both upsampled and pooled.
     """
     first, out_channels, taps = data[0], weight.shape[0], weight.shape[2]
     samples, parity, zoom = first.shape[0], any(upsample), 2 if upsample[0] else 1
@@ -56,6 +58,8 @@ def conv(
         kept = empty_image(first, out_channels, out_height, out_width, torch.uint8 if pool else first.dtype)
     tiles = cdiv(rows * columns, config.block_pixels)
     count, tile_mean, tile_m2 = tile_statistics(first, tiles, out_channels) if statistics else (None, None, None)
+    if packed is None:
+        (packed,) = pack_weights([weight], [[x.shape[1] for x in data]], [upsample], first.dtype)
     reads = [2 if up and taps == 3 else taps for up in upsample]
     second, last = len(data) == 2, len(data) - 1
     launch(
@@ -63,7 +67,7 @@ def conv(
         (samples * tiles, cdiv(out_channels, config.block_out)),
         *source_arguments(data[0], affine[0]),
         *(source_arguments(data[1], affine[1]) if second else (None, None, 0, 0, 0)),
-        pack_weight(weight.contiguous(), [x.shape[1] for x in data], upsample, first.dtype),
+        packed,
         bias,
         residual,
         gate,

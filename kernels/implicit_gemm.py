@@ -100,18 +100,20 @@ def accumulate(
     PRECISION: tl.constexpr,
     PACKED: tl.constexpr,
     WIDEN: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Add one source's products to the accumulators (BLOCK_PIXELS, BLOCK_OUT) of a window.
 
     Input (y, x) of a window is the source's pixel (first_row + y dilation, first_column + x dilation), see
     ``load_input``; with ``added_ptr`` the affine is that of ``load_statistics``. ``weight_ptr`` is at this source's
     matrix of the first tap, those of the other taps follow ``slot_size`` elements apart; ``pitch`` as in
-    ``load_weight``. RAW: the weight is a 1x1 parameter as it is, (outputs, inputs).
+    ``load_weight``. RAW: the weight is a 1x1 parameter as it is, (outputs, inputs). STAGES loads are in flight, or as
+    many as the launch says if that is ``None``.
     """
     TRANSPOSED: tl.constexpr = RAW and MODE == "forward"
     DTYPE: tl.constexpr = data_ptr.dtype.element_ty
     data_ptr, added_ptr, winner_ptr = at_sample(data_ptr, added_ptr, winner_ptr, sample, height, width, channels)
-    for first_channel in range(0, channels, BLOCK_IN):
+    for first_channel in tl.range(0, channels, BLOCK_IN, num_stages=STAGES):
         channel = first_channel + tl.arange(0, BLOCK_IN)
         # Offsets of input (0, 0); those of the others are a constant away.
         origin = (first_row * width + first_column)[:, None] * channels + channel[None, :]
@@ -124,7 +126,7 @@ def accumulate(
             )
         if WINDOW_ROWS * WINDOW_COLUMNS == 1 and TAPS == 3 and MODE != "spread":
             # A loop that the compiler can pipeline; nothing is shared between taps of a single position.
-            for index in range(9):
+            for index in tl.range(9, num_stages=STAGES):
                 h = load_input(
                     data_ptr,
                     added_ptr,
@@ -340,6 +342,7 @@ def accumulate_sources(
         PRECISION,
         PACKED,
         WIDEN,
+        None,
     )
     if TAPS2 > 0:
         accumulators = accumulate(
@@ -377,5 +380,6 @@ def accumulate_sources(
             PRECISION,
             PACKED,
             WIDEN,
+            None,
         )
     return accumulators

@@ -32,7 +32,9 @@ def first_gradient_pixel(index, start, dilation, MODE: tl.constexpr, TAPS: tl.co
 
 
 @triton.jit
-def input_gradient_kernel(
+def write_input_gradient(
+    tile,
+    block,
     grad_ptr,
     output_ptr,
     statistics_ptr,
@@ -66,28 +68,32 @@ def input_gradient_kernel(
     AFFINE: tl.constexpr,
     RELU: tl.constexpr,
     RAW: tl.constexpr,
-    WINDOW_ROWS: tl.constexpr,
-    WINDOW_COLUMNS: tl.constexpr,
-    BLOCK_PIXELS: tl.constexpr,
-    BLOCK_IN: tl.constexpr,
-    BLOCK_OUT: tl.constexpr,
-    EXACT: tl.constexpr,
+    TILE: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     PRECISION: tl.constexpr,
     PACKED: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """Compute a tile of the gradient of a source (height, width, channels), in ``rows x columns`` windows.
+    """Compute a tile and a block of channels of the gradient of a source (height, width, channels).
 
+    ``rows x columns`` windows cover it. TILE is (BLOCK_PIXELS, BLOCK_IN, BLOCK_OUT, window's rows and columns, EXACT,
+    loads in flight).
     The output's gradient is read as ``output_gradient`` says. The weight is packed (slots, outputs, inputs); the
     source's channels are its inputs from ``first_input`` on. The output's gradient may have several branches, one for
     each of DILATIONS, all of which have read this source; branch k has the outputs from k grad_channels on.
     """
-    sample = tl.program_id(0) // tiles
-    index = (tl.program_id(0) % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+    BLOCK_PIXELS: tl.constexpr = TILE[0]
+    BLOCK_IN: tl.constexpr = TILE[1]
+    BLOCK_OUT: tl.constexpr = TILE[2]
+    WINDOW_ROWS: tl.constexpr = TILE[3]
+    WINDOW_COLUMNS: tl.constexpr = TILE[4]
+    EXACT: tl.constexpr = TILE[5]
+    STAGES: tl.constexpr = TILE[6]
+    sample = tile // tiles
+    index = (tile % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     wanted = index < rows * columns
     row_index, column_index = index // columns, index % columns
-    channel = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    channel = block * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     grads = zero_accumulators(WINDOW_ROWS * WINDOW_COLUMNS, BLOCK_PIXELS, BLOCK_OUT, ACCUMULATE)
     grad_size = tl.cast(samples, tl.int64) * grad_height * grad_width * grad_channels
     for branch in range(len(DILATIONS)):
@@ -129,6 +135,7 @@ def input_gradient_kernel(
             PRECISION,
             PACKED,
             WIDEN,
+            STAGES,
         )
     if side_grad_ptr is not None:
         side = accumulate(
@@ -166,6 +173,7 @@ def input_gradient_kernel(
             PRECISION,
             PACKED,
             WIDEN,
+            STAGES,
         )
     # Windows of more than one pixel are of a single branch.
     dilation: tl.constexpr = DILATIONS[0]
@@ -190,7 +198,7 @@ def input_gradient_kernel(
             mask = inside[:, None] & (channel < channels)[None, :]
             offset = base + (pixel_row * width + pixel_column)[:, None] * channels + channel[None, :]
             grad = grads[p * WINDOW_COLUMNS + q]
-            if data_ptr is not None:
+            if AFFINE > 0 or RELU or side_sum_out is not None:
                 u = load_block(data_ptr + offset, mask, EXACT).to(ACCUMULATE)
             if AFFINE > 0 or RELU:
                 deviation = u - center
@@ -212,9 +220,9 @@ def input_gradient_kernel(
                 grad += load_block(added_ptr + offset, mask, EXACT).to(ACCUMULATE)
             store_block(grad_data_out + offset, grad.to(grad_data_out.dtype.element_ty), mask, EXACT)
     if AFFINE > 0:
-        statistic = tl.program_id(0) * channels + channel
+        statistic = tile * channels + channel
         tl.store(shift_sum_out + statistic, tl.sum(shift_total, axis=0), mask=channel < channels)
         tl.store(scale_sum_out + statistic, tl.sum(scale_total, axis=0), mask=channel < channels)
     if side_sum_out is not None:
-        statistic = tl.program_id(0) * channels + channel
+        statistic = tile * channels + channel
         tl.store(side_sum_out + statistic, tl.sum(side_total, axis=0), mask=channel < channels)

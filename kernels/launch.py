@@ -50,7 +50,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, multiply_adds: i
     Args:
         kernel: the ``@triton.jit`` function.
         grid: programs in each direction.
-        arguments: the kernel's positional arguments; the first one is a tensor.
+        arguments: the kernel's positional arguments, among them a tensor.
         multiply_adds: see ``Launch``.
         options: compile-time constants, ``num_warps`` and ``num_stages``.
     """
@@ -59,7 +59,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, multiply_adds: i
         answers = [observer(seen) for observer in _observers]
         if not all(answers):
             return
-    first: Tensor = arguments[0]
+    first = next(argument for argument in arguments if isinstance(argument, Tensor))
     if first.is_cuda:
         with torch.cuda.device_of(first):
             kernel[grid](*arguments, **options)

@@ -11,6 +11,7 @@ from .convolution import conv
 from .excitation import excitation, excitation_backward
 from .gradients import conv_backward, conv_gradients
 from .normalized_sum import branch_gradient, conv_norm_sum, conv_norm_sum_backward
+from .pack import pack_weights
 
 LAUNCHERS: dict[str, Callable[..., Any]] = {
     "batch_affine": batch_affine,
@@ -23,4 +24,5 @@ LAUNCHERS: dict[str, Callable[..., Any]] = {
     "excitation_backward": excitation_backward,
     "conv_norm_sum": conv_norm_sum,
     "conv_norm_sum_backward": conv_norm_sum_backward,
+    "pack_weights": pack_weights,
 }

@@ -13,15 +13,14 @@ from .branches import branch_kernel
 from .choice import choose
 from .config import Config, Layer, arithmetic
 from .convolution import empty_image, is_exact, source_arguments, windows
-from .finish import sum_parts
-from .input_gradients import input_gradients
 from .launch import launch
 from .output_gradient import OutputGradient
-from .pack import pack_weight
+from .pack import pack_weights
 from .rounding import cdiv
+from .source_gradients import source_gradients
 from .statistics import merge_statistics
+from .sum_parts import sum_parts
 from .supported import check_supported
-from .weight_gradients import weight_gradient
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,8 @@ class _Branches:
     @cached_property
     def packed(self) -> Tensor:
         """The same as the forward passes read it."""
-        return pack_weight(self.joined, [x.shape[1] for x in self.data], self.upsample, self.data[0].dtype)
+        channels = [x.shape[1] for x in self.data]
+        return pack_weights([self.joined], [channels], [self.upsample], self.data[0].dtype)[0]
 
     @cached_property
     def biases(self) -> Tensor:
@@ -236,12 +236,11 @@ def conv_norm_sum_backward(
     """Return the gradients of data, affine, weight, bias (branches, C) and of gamma and beta (2, branches, C)."""
     branches = _Branches(data, affine, relu, upsample, weight, bias, stride, dilation, eps)
     raw, sums = _raw_gradients(branches, grad, gamma, mean, variance, batch_statistics, config)
-    return (
-        *_source_gradients(branches, raw, needs_sources, config),
-        _weight_gradients(branches, raw, needs_weight, config),
-        _bias_gradients(branches, sums, gamma, variance, batch_statistics),
-        sums,
-    )
+    reads = (data, affine, relu, upsample, branches.joined, stride, dilation)
+    gradients = source_gradients(raw, *reads, needs_sources, needs_weight, config=config)
+    grad_weight = list(gradients.weight.chunk(len(weight))) if needs_weight else [w.new_empty(0) for w in weight]
+    grad_bias = _bias_gradients(branches, sums, gamma, variance, batch_statistics)
+    return gradients.data, gradients.affine, grad_weight, grad_bias, sums
 
 
 def branch_gradient(
@@ -259,19 +258,17 @@ def branch_gradient(
     mean: Tensor,
     variance: Tensor,
     batch_statistics: bool,
-    needs_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of a single branch: of its raw result, of weight and bias, and of gamma and beta (2, C).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of a single branch: of its raw result, of its bias, and of gamma and beta (2, C).
 
-    Arguments are those of ``conv_norm_sum_backward``, for one branch. The gradients of the sources are left to
+    Arguments are those of ``conv_norm_sum_backward``, for one branch. The gradients of sources and weight are left to
     ``conv_gradients``.
     """
     branches = _Branches(data, affine, relu, upsample, [weight], [bias], stride, [dilation], [eps])
     vectors = (gamma[None], mean[None], variance[None])
     raw, sums = _raw_gradients(branches, grad, *vectors, batch_statistics, None)
-    (grad_weight,) = _weight_gradients(branches, raw, needs_weight, None)
     grad_bias = _bias_gradients(branches, sums, gamma[None], variance[None], batch_statistics)
-    return raw.grad[0], grad_weight, grad_bias[0], sums[:, 0]
+    return raw.grad[0], grad_bias[0], sums[:, 0]
 
 
 def _raw_gradients(
@@ -306,37 +303,6 @@ def _raw_gradients(
         **vectors,
     )
     return OutputGradient(grad_branches, branches.size), sums
-
-
-def _source_gradients(
-    branches: _Branches, raw: OutputGradient, wanted: bool, config: Config | None
-) -> tuple[list[Tensor], list[Tensor]]:
-    data, affine = branches.data, branches.affine
-    if not wanted:
-        return [x.new_empty(0) for x in data], [v.new_empty(0) for v in affine]
-    grad_data, grad_affine, _ = input_gradients(
-        raw,
-        data,
-        affine,
-        branches.relu,
-        branches.upsample,
-        pack_weight(branches.joined, [x.shape[1] for x in data], branches.upsample, data[0].dtype, transposed=True),
-        branches.weight[0].shape[2],
-        branches.stride,
-        branches.dilation,
-        config=config,
-    )
-    return grad_data, grad_affine
-
-
-def _weight_gradients(branches: _Branches, raw: OutputGradient, wanted: bool, config: Config | None) -> list[Tensor]:
-    if not wanted:
-        return [w.new_empty(0) for w in branches.weight]
-    reads = (branches.data, branches.affine, branches.relu, branches.upsample)
-    return [
-        weight_gradient(raw.branch(k), *reads, w, branches.stride, rate, config)[0]
-        for k, (w, rate) in enumerate(zip(branches.weight, branches.dilation, strict=True))
-    ]
 
 
 def _bias_gradients(

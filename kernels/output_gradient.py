@@ -19,10 +19,10 @@ import triton.language as tl
 from torch import Tensor
 
 from .config import accumulation
-from .finish import sum_parts
 from .launch import launch
 from .operand import load_statistics
 from .rounding import cdiv, next_power_of_2
+from .sum_parts import sum_parts
 from .tile import load_block, store_block
 
 _BLOCK_PIXELS = 64
@@ -60,10 +60,6 @@ class OutputGradient:
     def pixels(self) -> int:
         """Pixels of one sample of the raw result."""
         return self.size[0] * self.size[1]
-
-    def branch(self, index: int) -> OutputGradient:
-        """Return the gradient of one of several branches."""
-        return OutputGradient(self.grad[index], self.size)
 
 
 @triton.jit

@@ -16,7 +16,7 @@ import triton.language as tl
 from .implicit_gemm import extent, slot, tap, zero_accumulators
 from .operand import at_sample, lies_within, load_activated, load_input, load_read_affine, load_statistics, operand
 from .tile import load_block
-from .window import first_input_pixel, window_start
+from .window import first_input_pixel, select, window_start
 
 
 @triton.jit
@@ -83,7 +83,10 @@ def store_bias_sum(bias_sum_out, total, part, channel, channels):
 
 
 @triton.jit
-def all_taps_weight_gradient_kernel(
+def write_all_taps(
+    split,
+    block_in,
+    block_out,
     grad_ptr,
     output_ptr,
     statistics_ptr,
@@ -109,29 +112,31 @@ def all_taps_weight_gradient_kernel(
     UPSAMPLE: tl.constexpr,
     AFFINE: tl.constexpr,
     RELU: tl.constexpr,
-    WINDOW_ROWS: tl.constexpr,
-    WINDOW_COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
-    BLOCK_PIXELS: tl.constexpr,
-    BLOCK_IN: tl.constexpr,
-    BLOCK_OUT: tl.constexpr,
-    EXACT: tl.constexpr,
+    TILE: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     PRECISION: tl.constexpr,
     PACKED: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """Compute BLOCK_IN x BLOCK_OUT of every tap of one slab (slots, channels, out_channels)."""
+    """Compute BLOCK_IN x BLOCK_OUT of every tap of one slab (slots, channels, out_channels); TILE as in
+    ``write_input_gradient``.
+    """
+    BLOCK_PIXELS: tl.constexpr = TILE[0]
+    BLOCK_IN: tl.constexpr = TILE[1]
+    BLOCK_OUT: tl.constexpr = TILE[2]
+    EXACT: tl.constexpr = TILE[5]
+    WINDOW_ROWS: tl.constexpr = TILE[3]
+    WINDOW_COLUMNS: tl.constexpr = TILE[4]
     PARITIES: tl.constexpr = UPSAMPLE and TAPS == 2
     SLOTS: tl.constexpr = 16 if PARITIES else TAPS * TAPS
     READ_STEP: tl.constexpr = 0 if UPSAMPLE and TAPS == 1 else STEP
     dtype: tl.constexpr = grad_ptr.dtype.element_ty
-    split = tl.program_id(0)
-    channel = tl.program_id(1) * BLOCK_IN + tl.arange(0, BLOCK_IN)
-    out_channel = tl.program_id(2) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    channel = block_in * BLOCK_IN + tl.arange(0, BLOCK_IN)
+    out_channel = block_out * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     products = zero_accumulators(SLOTS, BLOCK_IN, BLOCK_OUT, ACCUMULATE)
     bias_total = tl.zeros((BLOCK_OUT,), dtype=ACCUMULATE)
-    for item in range(split, samples * tiles, splits):
+    for item in tl.range(split, samples * tiles, splits, num_stages=TILE[6]):
         sample = item // tiles
         index = (item % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
         wanted = index < rows * columns
@@ -171,7 +176,7 @@ def all_taps_weight_gradient_kernel(
                 )
                 grads += (grad,)
                 if bias_sum_out is not None:
-                    if tl.program_id(1) == 0:
+                    if block_in == 0:
                         bias_total += tl.sum(grad.to(ACCUMULATE), axis=0)
         for y in tl.static_range(extent("forward", TAPS, READ_STEP, WINDOW_ROWS)):
             for x in tl.static_range(extent("forward", TAPS, READ_STEP, WINDOW_COLUMNS)):
@@ -227,7 +232,7 @@ def all_taps_weight_gradient_kernel(
             mask=(channel < channels)[:, None] & (out_channel < out_channels)[None, :],
         )
     if bias_sum_out is not None:
-        if tl.program_id(1) == 0:
+        if block_in == 0:
             store_bias_sum(bias_sum_out, bias_total, split, out_channel, out_channels)
 
 
@@ -244,7 +249,11 @@ def add_product(products, a, b, SLOT: tl.constexpr, ACCUMULATE: tl.constexpr, PR
 
 
 @triton.jit
-def one_tap_weight_gradient_kernel(
+def write_one_tap(
+    split,
+    block,
+    slot_index,
+    slots,
     grad_ptr,
     output_ptr,
     statistics_ptr,
@@ -270,28 +279,27 @@ def one_tap_weight_gradient_kernel(
     UPSAMPLE: tl.constexpr,
     AFFINE: tl.constexpr,
     RELU: tl.constexpr,
-    BLOCK_PIXELS: tl.constexpr,
-    BLOCK_IN: tl.constexpr,
-    BLOCK_OUT: tl.constexpr,
-    EXACT: tl.constexpr,
+    TILE: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     PRECISION: tl.constexpr,
     PACKED: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
     """Compute BLOCK_IN x BLOCK_OUT of one slot of one slab; for an upsampled 1x1 weight each parity has a slot."""
+    BLOCK_PIXELS: tl.constexpr = TILE[0]
+    BLOCK_IN: tl.constexpr = TILE[1]
+    BLOCK_OUT: tl.constexpr = TILE[2]
+    EXACT: tl.constexpr = TILE[5]
     dtype: tl.constexpr = grad_ptr.dtype.element_ty
-    split = tl.program_id(0)
-    slot_index = tl.program_id(2)
     quarter = slot_index // (TAPS * TAPS)
     tap_index = slot_index % (TAPS * TAPS)
     out_blocks = tl.cdiv(out_channels, BLOCK_OUT)
-    channel = (tl.program_id(1) // out_blocks) * BLOCK_IN + tl.arange(0, BLOCK_IN)
-    out_channel = (tl.program_id(1) % out_blocks) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    channel = (block // out_blocks) * BLOCK_IN + tl.arange(0, BLOCK_IN)
+    out_channel = (block % out_blocks) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     product = tl.zeros((BLOCK_IN, BLOCK_OUT), dtype=ACCUMULATE)
     bias_total = tl.zeros((BLOCK_OUT,), dtype=ACCUMULATE)
-    sums_bias = (tap_index == 0) & (tl.program_id(1) < out_blocks)
-    for item in range(split, samples * tiles, splits):
+    sums_bias = (tap_index == 0) & (block < out_blocks)
+    for item in tl.range(split, samples * tiles, splits, num_stages=TILE[6]):
         sample = item // tiles
         index = (item % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
         wanted = index < rows * columns
@@ -353,7 +361,7 @@ def one_tap_weight_gradient_kernel(
             if sums_bias:
                 bias_total += tl.sum(grad.to(ACCUMULATE), axis=0)
         product = tl.dot(tl.trans(h), grad, product, input_precision=PRECISION, out_dtype=ACCUMULATE)
-    slab = (split * tl.num_programs(2) + slot_index).to(tl.int64) * channels * out_channels
+    slab = (split * slots + slot_index).to(tl.int64) * channels * out_channels
     tl.store(
         slab_out + slab + channel[:, None] * out_channels + out_channel[None, :],
         product,
@@ -361,5 +369,133 @@ def one_tap_weight_gradient_kernel(
     )
     if bias_sum_out is not None:
         if sums_bias:
-            quarters = tl.num_programs(2) // (TAPS * TAPS)
+            quarters = slots // (TAPS * TAPS)
             store_bias_sum(bias_sum_out, bias_total, split * quarters + quarter, out_channel, out_channels)
+
+
+@triton.jit
+def write_weight_gradient(
+    program,
+    grad_ptr,
+    output_ptr,
+    statistics_ptr,
+    winner_ptr,
+    data_ptr,
+    affine_ptr,
+    slab_out,
+    bias_sum_out,
+    samples,
+    rows,
+    columns,
+    tiles,
+    splits,
+    out_height,
+    out_width,
+    out_channels,
+    height,
+    width,
+    channels,
+    stride,
+    DILATIONS: tl.constexpr,
+    TAPS: tl.constexpr,
+    UPSAMPLE: tl.constexpr,
+    AFFINE: tl.constexpr,
+    RELU: tl.constexpr,
+    STEP: tl.constexpr,
+    TILE: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PACKED: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    """Compute what one of the programs of a weight gradient does, for one of the branches with DILATIONS.
+
+    Programs run over splits first, then over blocks of channels, then over slots unless one takes all, then over
+    branches. Slabs are (branches, splits, slots, channels, out_channels); the gradient of branch k of the output starts
+    k images after the first.
+    """
+    ALL_TAPS: tl.constexpr = TILE[7]
+    SLOTS: tl.constexpr = TAPS * TAPS * (4 if UPSAMPLE and (TAPS == 2 or not ALL_TAPS) else 1)
+    blocks_in = tl.cdiv(channels, TILE[1])
+    blocks_out = tl.cdiv(out_channels, TILE[2])
+    programs = splits * blocks_in * blocks_out * (1 if ALL_TAPS else SLOTS)
+    branch, program = program // programs, program % programs
+    split, block = program % splits, program // splits
+    dilation = select(branch, DILATIONS, tl.int32)
+    if len(DILATIONS) > 1:
+        grad_ptr += branch.to(tl.int64) * samples * out_height * out_width * out_channels
+        slab_out += branch.to(tl.int64) * splits * SLOTS * channels * out_channels
+    if ALL_TAPS:
+        write_all_taps(
+            split,
+            block % blocks_in,
+            block // blocks_in,
+            grad_ptr,
+            output_ptr,
+            statistics_ptr,
+            winner_ptr,
+            data_ptr,
+            affine_ptr,
+            slab_out,
+            bias_sum_out,
+            samples,
+            rows,
+            columns,
+            tiles,
+            splits,
+            out_height,
+            out_width,
+            out_channels,
+            height,
+            width,
+            channels,
+            stride,
+            dilation,
+            TAPS,
+            UPSAMPLE,
+            AFFINE,
+            RELU,
+            STEP,
+            TILE,
+            ACCUMULATE,
+            PRECISION,
+            PACKED,
+            WIDEN,
+        )
+    else:
+        write_one_tap(
+            split,
+            block % (blocks_in * blocks_out),
+            block // (blocks_in * blocks_out),
+            SLOTS,
+            grad_ptr,
+            output_ptr,
+            statistics_ptr,
+            winner_ptr,
+            data_ptr,
+            affine_ptr,
+            slab_out,
+            bias_sum_out,
+            samples,
+            rows,
+            columns,
+            tiles,
+            splits,
+            out_height,
+            out_width,
+            out_channels,
+            height,
+            width,
+            channels,
+            stride,
+            dilation,
+            TAPS,
+            UPSAMPLE,
+            AFFINE,
+            RELU,
+            TILE,
+            ACCUMULATE,
+            PRECISION,
+            PACKED,
+            WIDEN,
+        )

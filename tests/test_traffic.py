@@ -105,7 +105,7 @@ def test_a_fused_convolution_by_hand() -> None:
         source = Source(x, torch.empty(3, 2, 16), relu=True)
         conv([source], layer.weight, layer.bias, statistics=False, backend="triton")
     assert [(record.kernel, record.layer, record.block) for record in records] == [
-        ("pack_weight_kernel", "0", "0"),
+        ("pack_weights_kernel", "0", "0"),
         ("forward_kernel", "0", "0"),
     ]
     assert costs(records) == [(1, weight, weight), (1, image + affine + weight + bias, output)]

@@ -19,7 +19,15 @@ from fastresunet.ops.backend import Backend, compute
 from fastresunet.ops.checks import check_maps
 from fastresunet.ops.layout import empty_image
 from fastresunet.ops.library import differentiable, differentiable_once, operand_dtype, register
-from fastresunet.ops.maps import NO_FINISH, SCHEMA, Maps, Normalization, output_statistics, statistics_gradients
+from fastresunet.ops.maps import (
+    NO_FINISH,
+    SCHEMA,
+    Maps,
+    Normalization,
+    output_statistics,
+    packed_weights,
+    statistics_gradients,
+)
 from fastresunet.ops.source import accumulation_dtype
 
 
@@ -64,6 +72,11 @@ class AttentionParameters(NamedTuple):
         """Group parameters that stand one after another."""
         bounds = [0, 4, 6, 10, 12, 16, 18]
         return cls(*(tensors[first:end] for first, end in pairwise(bounds)))
+
+    @property
+    def read_sum(self) -> tuple[Tensor, list[int], list[bool]]:
+        """Weight of the last convolution, and the layout of what it reads."""
+        return self.conv[0], [self.conv[0].shape[1]], [False]
 
     def norms(self, eps: Sequence[float]) -> list[Normalization]:
         """Return the three BatchNorms."""
@@ -121,15 +134,20 @@ def _forward(
     norm_skip, norm_in, norm = p.norms(eps)
     skip_affine, mu_skip, var_skip = skip.normalized(backend, norm_skip)
     pooling = (None, None, None, True)
-    pooled, _, _, winners = compute(backend, "conv", *skip.read(skip_affine, True), *p.conv_skip, 1, 1, *pooling, False)
+    packed_skip, packed_in, packed = packed_weights(
+        backend, x.data[0].dtype, False, (p.conv_skip[0], *skip.layout), (p.conv_in[0], *x.layout), p.read_sum
+    )
+    pooled, _, _, winners = compute(
+        backend, "conv", *skip.read(skip_affine, True), *p.conv_skip, 1, 1, *pooling, False, packed_skip
+    )
     affine, mu_in, var_in = x.normalized(backend, norm_in)
     finish = (pooled, None, None, False)
-    total = compute(backend, "conv", *x.read(affine, True), *p.conv_in, 1, 1, *finish, norm.uses_batch)[:3]
+    total = compute(backend, "conv", *x.read(affine, True), *p.conv_in, 1, 1, *finish, norm.uses_batch, packed_in)[:3]
     s = Maps.single(*total)
     total_affine, mu, var = s.normalized(backend, norm)
     gating = (None, x.data[0], x.gate[0] if x.gate[0].numel() else None, False)
     output, output_mean, output_m2, ungated = compute(
-        backend, "conv", *s.read(total_affine, True), *p.conv, 1, 1, *gating, statistics
+        backend, "conv", *s.read(total_affine, True), *p.conv, 1, 1, *gating, statistics, packed
     )
     batch = (mu_skip, var_skip, mu_in, var_in, mu, var)
     kept = (winners, *total, ungated, *skip_affine, *affine, *total_affine)
@@ -212,7 +230,10 @@ def _gradients(
     output, output_mean, _, mu_skip, var_skip, mu_in, var_in, mu, var = results[:9]
     winners, total, total_mean, total_m2, ungated, skip_affine, affine, total_affine = results[9:]
     s = Maps.single(total, total_mean, total_m2)
-    _, grad_x, grad_scale, (grad_total,), grad_affine, *grad_conv, _ = compute(
+    packed_skip, packed_in, packed = packed_weights(
+        backend, grad.dtype, True, (p.conv_skip[0], *skip.layout), (p.conv_in[0], *x.layout), p.read_sum
+    )
+    _, grad_x, grad_scale, (grad_total,), grad_affine, *grad_conv, _, _ = compute(
         backend,
         "conv_gradients",
         grad,
@@ -229,9 +250,10 @@ def _gradients(
         False,
         True,
         needs_weights[2],
+        *(None, None, None, None, False, packed),
     )
     (statistics,), _, *grad_norm = s.normalized_backward(backend, norm, grad_affine, mu, var)
-    grad_pooled, _, _, (grad_x,), grad_affine, *grad_conv_in, _ = compute(
+    grad_pooled, _, _, (grad_x,), grad_affine, *grad_conv_in, _, _ = compute(
         backend,
         "conv_gradients",
         grad_total,
@@ -246,10 +268,10 @@ def _gradients(
         True,
         True,
         needs_weights[1],
-        grad_x,
+        *(grad_x, None, None, None, False, packed_in),
     )
     (x_statistics,), (x_gate,), *grad_norm_in = x.normalized_backward(backend, norm_in, grad_affine, mu_in, var_in)
-    _, _, _, (grad_skip,), grad_affine, *grad_conv_skip, _ = compute(
+    _, _, _, (grad_skip,), grad_affine, *grad_conv_skip, _, _ = compute(
         backend,
         "conv_gradients",
         grad_pooled,
@@ -265,6 +287,7 @@ def _gradients(
         False,
         True,
         needs_weights[0],
+        *(None, None, None, None, False, packed_skip),
     )
     (skip_statistics,), (skip_gate,), *grad_norm_skip = skip.normalized_backward(
         backend, norm_skip, grad_affine, mu_skip, var_skip

@@ -76,6 +76,11 @@ class Maps(NamedTuple):
         """Scales alone (1, N, C) of the maps; empty without a gate."""
         return [gate[None] if gate.numel() else gate for gate in self.gate]
 
+    @property
+    def layout(self) -> tuple[list[int], list[bool]]:
+        """What the packing of a weight that reads the maps depends on: channels, and which are upsampled."""
+        return [x.shape[1] for x in self.data], self.upsample
+
     def read(self, affine: Sequence[Tensor], relu: bool) -> tuple[list[Tensor], list[Tensor], list[bool], list[bool]]:
         """Return the maps as the sources of a convolution."""
         return self.data, list(affine), [relu] * len(self.data), self.upsample
@@ -127,6 +132,22 @@ class Maps(NamedTuple):
             moments += [mean, m2] if with_statistics else [None, None]
             moments += [gate if gate.numel() else None, data.shape[2] * data.shape[3]]
         return moments if len(self.data) == 2 else [*moments, None, None, None, 1]
+
+
+def packed_weights(
+    backend: Backend, dtype: torch.dtype, transposed: bool, *reads: tuple[Tensor, list[int], list[bool]]
+) -> list[Tensor | None]:
+    """Return the weights of a block as its convolutions take them, made by one launch; ``None`` where there is no need.
+
+    Args:
+        backend: what computes the convolutions.
+        dtype: of the features.
+        transposed: for the gradients of what they read.
+        reads: weight (outputs, inputs, 3, 3) of each, and the ``layout`` of the maps that it reads.
+    """
+    weights, channels, upsample = (list(group) for group in zip(*reads, strict=True))
+    packed: list[Tensor | None] = compute(backend, "pack_weights", weights, channels, upsample, dtype, transposed)
+    return packed
 
 
 def output_statistics(mean: Tensor, grad_mean: Tensor | None, grad_m2: Tensor | None) -> Tensor | None:

@@ -19,7 +19,15 @@ from fastresunet.ops.backend import Backend, compute
 from fastresunet.ops.checks import check_maps
 from fastresunet.ops.layout import empty_image
 from fastresunet.ops.library import differentiable, differentiable_once, operand_dtype, register
-from fastresunet.ops.maps import NO_FINISH, SCHEMA, Maps, Normalization, output_statistics, statistics_gradients
+from fastresunet.ops.maps import (
+    NO_FINISH,
+    SCHEMA,
+    Maps,
+    Normalization,
+    output_statistics,
+    packed_weights,
+    statistics_gradients,
+)
 from fastresunet.ops.source import accumulation_dtype, convolution_size
 
 
@@ -69,6 +77,11 @@ class ResidualParameters(NamedTuple):
         bounds = [0, 4, 6, 10, 12, 16, 18, 20]
         return cls(*(tensors[first:end] for first, end in pairwise(bounds)))
 
+    @property
+    def read_hidden(self) -> tuple[Tensor, list[int], list[bool]]:
+        """Weight of the second convolution, and the layout of what it reads."""
+        return self.conv[0], [self.conv[0].shape[1]], [False]
+
     def norms(self, eps: Sequence[float]) -> list[Normalization]:
         """Return the three BatchNorms."""
         return [Normalization.of(*norm) for norm in zip((self.norm_in, self.norm, self.norm_side), eps, strict=True)]
@@ -117,8 +130,9 @@ def _forward(
     activates = norm_in.gamma.numel() > 0
     if activates:
         affine, mu_in, var_in = x.normalized(backend, norm_in)
-    statistics = norm.uses_batch
-    first = compute(backend, "conv", *x.read(affine, activates), *p.conv_in, stride, 1, *NO_FINISH, statistics)
+    reads, statistics = x.read(affine, activates), norm.uses_batch
+    packed_in, packed = packed_weights(backend, data[0].dtype, False, (p.conv_in[0], *x.layout), p.read_hidden)
+    first = compute(backend, "conv", *reads, *p.conv_in, stride, 1, *NO_FINISH, statistics, packed_in)
     hidden, hidden_mean, hidden_m2, _ = first
     u = Maps.single(hidden, hidden_mean, hidden_m2)
     (hidden_affine,), mu, var = u.normalized(backend, norm)
@@ -135,7 +149,8 @@ def _forward(
         [norm_side.eps],
         *(None if vector is None else vector.to(dtype)[None] for vector in norm_side[3:]),
     )
-    second = compute(backend, "conv", *u.read([hidden_affine], True), *p.conv, 1, 1, side, *NO_FINISH[1:], True)
+    reads = u.read([hidden_affine], True)
+    second = compute(backend, "conv", *reads, *p.conv, 1, 1, side, *NO_FINISH[1:], True, packed)
     output, output_mean, output_m2, _ = second
     excited = compute(backend, "excitation", output_mean, *p.excitation)
     batch = (mu_in, var_in, mu, var, mu_side.flatten(), var_side.flatten())
@@ -223,7 +238,9 @@ def _gradients(
         grad_mean = squeezed if grad_mean is None else grad_mean + squeezed
 
     u = Maps.single(hidden, hidden_mean, hidden_m2)
-    total, _, _, (grad_hidden,), grad_affine, *grad_conv, _ = compute(
+    reads = [p.read_hidden, (p.conv_in[0], *x.layout)] if needs_sources else [p.read_hidden]
+    packed, *packed_in = packed_weights(backend, grad.dtype, True, *reads)
+    total, _, _, (grad_hidden,), grad_affine, *grad_conv, _, _ = compute(
         backend,
         "conv_gradients",
         grad,
@@ -238,11 +255,12 @@ def _gradients(
         True,
         True,
         needs_weights[1],
+        *(None, None, None, None, False, packed),
     )
     (statistics,), _, *grad_norm = u.normalized_backward(backend, norm, grad_affine, mu, var)
     if norm_side.running_mean is not None and norm_side.running_var is not None:
         mu_side, var_side = norm_side.running_mean, norm_side.running_var
-    side, *grad_conv_side, grad_norm_side = compute(
+    side, grad_bias_side, grad_norm_side = compute(
         backend,
         "branch_gradient",
         total,
@@ -255,9 +273,8 @@ def _gradients(
         mu_side.to(excited.dtype),
         var_side.to(excited.dtype),
         norm_side.uses_batch,
-        needs_weights[2],
     )
-    _, _, _, grad_data, grad_affine, *grad_conv_in, grad_scale = compute(
+    _, _, _, grad_data, grad_affine, *grad_conv_in, grad_scale, grad_weight_side = compute(
         backend,
         "conv_gradients",
         grad_hidden,
@@ -276,6 +293,8 @@ def _gradients(
         side,
         p.conv_side[0],
         x.gates,
+        needs_weights[2],
+        *packed_in,
     )
     grad_statistics, grad_norm_in, grad_gates = (
         _empty(excited, len(data)),
@@ -287,7 +306,7 @@ def _gradients(
         if affine:
             grad_statistics, more, *grad_norm_in = x.normalized_backward(backend, norm_in, grad_affine, mu_in, var_in)
         grad_gates = [a[0] + b.view_as(a[0]) if a.numel() else a for a, b in zip(grad_scale, more, strict=True)]
-    trained = [*grad_norm_in, *grad_conv_in, *grad_norm, *grad_conv, *grad_conv_side, *grad_excitation]
+    trained = [*grad_norm_in, *grad_conv_in, *grad_norm, *grad_conv, grad_weight_side, grad_bias_side, *grad_excitation]
     return grad_data, grad_statistics, grad_gates, trained, grad_norm_side
 
 

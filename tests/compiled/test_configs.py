@@ -10,10 +10,8 @@ from typing import Any, Literal
 import pytest
 import torch
 from fastresunet_kernels.config import Config, Layer, candidates
-from fastresunet_kernels.input_gradients import input_gradients
 from fastresunet_kernels.output_gradient import OutputGradient
-from fastresunet_kernels.pack import pack_weight
-from fastresunet_kernels.weight_gradients import weight_gradient
+from fastresunet_kernels.source_gradients import source_gradients
 
 from fastresunet.ops import torch_backend
 from tests.compiled.twins import arguments, check_forward
@@ -78,9 +76,10 @@ def test_input_gradient(
     given = arguments(replace(CASE, kernel=kernel_size), dtype)
     data, affine, relu, upsample, weight = given[dtype][:5]
     direction = torch.randn(CASE.output_shape).to(dtype).contiguous(memory_format=torch.channels_last)
-    packed = pack_weight(weight, list(CASE.channels), upsample, dtype, transposed=True)
-    (grad_data,), (grad_affine,), _ = input_gradients(
-        OutputGradient(direction, CASE.size), data, affine, relu, upsample, packed, kernel_size, 1, [1], config=config
+    raw = OutputGradient(direction, CASE.size)
+    wanted = (True, False)
+    (grad_data,), (grad_affine,), *_ = source_gradients(
+        raw, data, affine, relu, upsample, weight, 1, [1], *wanted, config=config
     )
     for value, twin, exact in zip((grad_data, grad_affine), *gradients(direction, given, dtype, (3, 4)), strict=True):
         assert_as_close_as_reference(value, twin, exact, dtype, CASE.out * kernel_size**2)
@@ -94,7 +93,9 @@ def test_weight_gradient(
     given = arguments(replace(CASE, kernel=kernel_size), dtype)
     data, affine, relu, upsample, weight = given[dtype][:5]
     direction = torch.randn(CASE.output_shape).to(dtype).contiguous(memory_format=torch.channels_last)
-    value, _ = weight_gradient(OutputGradient(direction, CASE.size), data, affine, relu, upsample, weight, 1, 1, config)
+    raw = OutputGradient(direction, CASE.size)
+    wanted = (False, True)
+    value = source_gradients(raw, data, affine, relu, upsample, weight, 1, [1], *wanted, config=config).weight
     (twin,), (exact,) = gradients(direction, given, dtype, (5,))
     assert_as_close_as_reference(value, twin, exact, dtype, CASE.size[0] * CASE.size[1])
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from fastresunet_kernels import convolution, input_gradients, weight_gradients
+from fastresunet_kernels import convolution, gradient_programs
 from fastresunet_kernels.config import Config
 from torch import nn
 
@@ -148,7 +148,7 @@ def test_squeeze_and_excitation(channels: int, hidden: int) -> None:
 def test_windows_and_taps(name: str, rows: int, all_taps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     case = replace(next(case for case in CASES if case.name == name), size=(14, 10))
     config = Config(16, 16, 16, window_rows=rows, all_taps=all_taps)
-    for launcher in (convolution, input_gradients, weight_gradients):
+    for launcher in (convolution, gradient_programs):
         monkeypatch.setattr(launcher, "choose", lambda layer, device: config)
     x = operands(case)
     results, expected = run(triton_conv, x), run(plain.conv, x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastresunet.ops.layout import as_image, channels_last, sum_pixels
@@ -27,8 +28,12 @@ def conv(
     gate_scale: Tensor | None,
     pool: bool,
     statistics: bool,
+    packed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return output, mean, M2 and what the write keeps for backward (pool positions, or the output before the gate)."""
+    """Return output, mean, M2 and what the write keeps for backward (pool positions, or the output before the gate).
+
+    ``packed`` is for kernels.
+    """
     dtype = data[0].dtype
     activated = read_sources(data, affine, relu, dtype)
     rounded_bias = None if bias is None else bias.to(dtype)
@@ -70,13 +75,16 @@ def conv_gradients(
     side_grad: Tensor | None = None,
     side_weight: Tensor | None = None,
     side_affine: list[Tensor] | None = None,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
-    """Return the gradients of residual, gate, gate scale, data and affine of each source, weight, bias, side affines.
+    needs_side_weight: bool = False,
+    packed: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor], Tensor]:
+    """Return the gradients of residual, gate, gate scale, data and affine of each source, weight, bias, and the side's.
 
+    The last two are those of ``side_affine`` and of ``side_weight``.
     A gradient that is not needed is empty. ``statistics`` are the mean of what was written and the gradients of its M2
     and mean (3, N, C), where it had any. The gradients of data include ``added``, which reached the first source
     otherwise, and that of a second, 1x1 convolution of the same stride, which read the sources through ``side_affine``
-    (scales alone) without ReLU and whose result has the gradient ``side_grad``.
+    (scales alone) without ReLU and whose result has the gradient ``side_grad``. ``packed`` is for kernels.
     """
     grad_residual, grad_gate, grad_gate_scale = (grad.new_empty(0) for _ in range(3))
     grad = channels_last(grad)
@@ -106,19 +114,32 @@ def conv_gradients(
         grad_data, grad_affine = read_sources_backward(grads, data, affine, relu, activated)
     else:
         grad_data, grad_affine = no_gradients(data), no_gradients(affine)
-    grad_side: list[Tensor] = []
-    if side_grad is not None and side_weight is not None and side_affine is not None and needs_sources:
-        plain = [False] * len(data)
+    grad_side, grad_side_weight = no_gradients(data), weight.new_empty(0)
+    if side_grad is not None and side_weight is not None and side_affine is not None:
+        plain, needs = [False] * len(data), (needs_sources, needs_side_weight)
         read = read_sources(data, side_affine, plain, grad.dtype)
-        side_sources = (side_grad, read, side_weight.to(grad.dtype), stride, 1, upsample, (True, False))
-        more, grad_side = read_sources_backward(
-            convolve_sources_backward(*side_sources)[0], data, side_affine, plain, read
+        more, grad_side_weight = convolve_sources_backward(
+            side_grad, read, side_weight.to(grad.dtype), stride, 1, upsample, needs
         )
-        grad_data = [total.add_(side) for total, side in zip(grad_data, more, strict=True)]
+        grad_side_weight = grad_side_weight.to(side_weight.dtype)
+        if needs_sources:
+            more, grad_side = read_sources_backward(more, data, side_affine, plain, read)
+            grad_data = [total.add_(side) for total, side in zip(grad_data, more, strict=True)]
     if added is not None and needs_sources:
         grad_data[0] += added
     weights = (grad_weight.to(weight.dtype), grad_bias)
-    return grad_residual, grad_gate, grad_gate_scale, grad_data, grad_affine, *weights, grad_side
+    return grad_residual, grad_gate, grad_gate_scale, grad_data, grad_affine, *weights, grad_side, grad_side_weight
+
+
+def pack_weights(
+    weights: list[Tensor],
+    channels: list[list[int]],
+    upsample: list[list[bool]],
+    dtype: torch.dtype,
+    transposed: bool = False,
+) -> list[None]:
+    """Return nothing for each weight: PyTorch reads them as they are."""
+    return [None] * len(weights)
 
 
 def conv_backward(
