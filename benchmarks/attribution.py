@@ -2,7 +2,7 @@
 
 A layer is a convolution with the BatchNorm and ReLU in front of it inside its block and what follows it there (pooling,
 the shortcut's BatchNorm); all branches of an ASPP are one. What lies between the layers of a block (sums,
-concatenation, gating, squeeze-and-excitation, vectors of BatchNorm) is the block's rest.
+concatenation, gating, squeeze-and-excitation, vectors of BatchNorm, packing the weights) is the block's rest.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def parts(training: bool, dtype: torch.dtype, batch: int, size: int) -> dict[Par
     for records, column in ((fast, 0), (plain, 1)):
         for record in records:
             part = Part(record.block, record.layer)
-            found.setdefault(part, ([], []))[column].append(record)
+            # A launch for several layers, such as one that packs their weights, is the block's.
+            found[part if part in found else Part(record.block, "")][column].append(record)
     return {part: lists for part, lists in found.items() if any(lists)}
 
 

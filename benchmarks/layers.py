@@ -203,7 +203,9 @@ class _Recorder:
         if call.name not in TWINS:
             return
         schema = getattr(torch.ops.fastresunet, call.name).default._schema
-        operands = dict(zip((argument.name for argument in schema.arguments), call.operands, strict=False))
+        # Blocks hand on packed weights after the other operands; by itself an operation packs its own.
+        names = [argument.name for argument in schema.arguments if argument.name != "backend"]
+        operands = dict(zip(names, call.operands, strict=False))
         name = next(self._names[key] for key in map(storage_key, _tensors(operands)) if key in self._names)
         name = name.rpartition(".")[0] if call.name == "conv" else f"{name.rpartition('.')[0]} {call.name}"
         options = tuple(_ARGUMENTS[call.name](_shapes(operands, self._names)).items())
