@@ -1,14 +1,13 @@
 # Everything below makes its own virtual environment in .venv; Python 3.10 or newer is all that is needed.
 PYTHON ?= python3
-OUT ?= demo-out
 VENV = .venv
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-oldest check clean
+.PHONY: demo test test-oldest check bench bench-full bench-model gpu-check clean
 
 # make demo [DATA=folder with images/ and masks/] [OUT=folder]
 demo: $(READY)
-	$(VENV)/bin/fastresunet demo --out $(OUT) $(if $(DATA),--data $(DATA))
+	$(VENV)/bin/fastresunet demo --out $(or $(OUT),demo-out) $(if $(DATA),--data $(DATA))
 
 test: $(READY) check
 	$(VENV)/bin/python -m pytest -n auto
@@ -27,6 +26,25 @@ $(OLDEST)/.ready: pyproject.toml setup.py
 	$(OLDEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+# make bench [OUT=folder]: what fits this machine in ten minutes; bench-full: everything, for hours.
+REPORT = $(or $(OUT),benchmarks/report)
+bench: $(READY)
+	$(VENV)/bin/python -m benchmarks.run --out $(REPORT)/results.json
+	$(VENV)/bin/python -m benchmarks.report $(REPORT)/results.json
+bench-full: $(READY)
+	$(VENV)/bin/python -m benchmarks.run --full --largest-batch --out $(REPORT)/results.json
+	$(VENV)/bin/python -m benchmarks.report $(REPORT)/results.json
+
+# make bench-model [GPU=h100]: the modelled time of every layer on a GPU, on any machine.
+bench-model: $(READY)
+	$(VENV)/bin/python -m benchmarks.roofline --gpu $(or $(GPU),h100)
+	$(VENV)/bin/python -m benchmarks.roofline --gpu $(or $(GPU),h100) --evaluation
+
+# make gpu-check [OUT=folder] [PYTHON=python3]: within eight minutes, with a Python that has PyTorch and Triton; it
+# installs nothing and uses no network. Exits with 1 if something is wrong, with 2 without a GPU.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check --out $(or $(OUT),gpu-check-out)
+
 check: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -39,4 +57,4 @@ $(READY): pyproject.toml setup.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build *.egg-info .pytest_cache .mypy_cache .ruff_cache demo-out
+	rm -rf $(VENV) $(OLDEST) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks demo-out gpu-check-out

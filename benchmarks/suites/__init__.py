@@ -1,0 +1,1 @@
+"""The same cases for pytest-benchmark: its tables, storage and comparisons."""
