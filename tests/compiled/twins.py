@@ -47,7 +47,7 @@ def assert_close(results: Any, twins: Any, exacts: Any, dtype: torch.dtype, term
 def check_forward(case: ConvCase, dtype: torch.dtype, config: Config | None = None) -> None:
     """Assert that the forward kernel computes what its twin does."""
     given = arguments(case, dtype)
-    result = conv(*given[dtype], True, config)
+    result = conv(*given[dtype], True, config=config)
     twin, exact = plain_conv(*given[dtype], True), plain_conv(*given[torch.float64], True)
     # Pool positions may differ where rounding ties; the gradient's test compares them by their use.
     count = 3 if case.epilogue == "pool" else 4

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from fastresunet_kernels import convolution, gradient_programs, merged_affine
+from fastresunet_kernels import convolution, merged_affine, source_part
 from fastresunet_kernels.config import Config
 from torch import nn
 
@@ -185,7 +185,7 @@ def test_convolution_and_what_reads_its_statistics(name: str, reader: str, monke
 def test_windows_and_taps(name: str, rows: int, all_taps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     case = replace(next(case for case in CASES if case.name == name), size=(14, 10))
     config = Config(16, 16, 16, window_rows=rows, all_taps=all_taps)
-    for launcher in (convolution, gradient_programs):
+    for launcher in (convolution, source_part):
         monkeypatch.setattr(launcher, "choose", lambda layer, device: config)
     x = operands(case)
     results, expected = run(triton_conv, x), run(plain.conv, x)

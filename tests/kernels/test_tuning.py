@@ -49,7 +49,7 @@ class Clock:
             return used[-1]
 
         with pytest.MonkeyPatch.context() as patch:
-            for module in ("convolution", "gradient_programs", "normalized_sum"):
+            for module in ("convolution", "source_part", "normalized_sum"):
                 patch.setattr(f"fastresunet_kernels.{module}.choose", noting)
             function()
         return sum(self.milliseconds.get(config, 10) for config in used) if used else self.pytorch
