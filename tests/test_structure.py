@@ -23,7 +23,8 @@ LAYERS = [
     ("fastresunet.blocks",),
     ("fastresunet.model",),
     ("fastresunet.tuning",),
-    ("fastresunet.inference", "fastresunet.training"),
+    ("fastresunet.inference",),
+    ("fastresunet.training",),
     ("fastresunet.cli",),
 ]
 

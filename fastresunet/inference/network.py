@@ -15,7 +15,7 @@ from fastresunet.inference.steps import (
     UpsampledConvolution,
 )
 
-_SIZE_MULTIPLE = 8  # three halvings
+SIZE_MULTIPLE = 8  # three halvings
 
 
 class FoldedBlock(nn.Module):
@@ -151,16 +151,17 @@ class FoldedResUNetPP(nn.Module):
             TypeError: ``x`` is no floating-point tensor of the parameters' dtype.
             ValueError: shape or device of ``x`` do not fit.
         """
-        self._check_image(x)
-        height, width = x.shape[2:]
-        bottom, right = -height % _SIZE_MULTIPLE, -width % _SIZE_MULTIPLE
-        # An exported graph is for all sizes: it pads by 0 where there is nothing to pad.
-        if torch.compiler.is_exporting() or bottom or right:
-            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-        logits = self._logits(x.contiguous(memory_format=torch.channels_last))
-        return logits[:, :, :height, :width].contiguous()
+        logits = self.logits(self.padded(x).contiguous(memory_format=torch.channels_last))
+        return logits[:, :, : x.shape[2], : x.shape[3]].contiguous()
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def padded(self, x: Tensor) -> Tensor:
+        """Return the images with sides that are multiples of 8; arguments and errors are those of ``forward``."""
+        self._check_image(x)
+        bottom, right = (-size % SIZE_MULTIPLE for size in x.shape[2:])
+        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return logits for images whose sides are multiples of 8; nothing is checked."""
         c1 = self.stem(Features(x))
         c2 = self.encoder[0](c1)
         c3 = self.encoder[1](c2)
@@ -172,12 +173,12 @@ class FoldedResUNetPP(nn.Module):
         return logits
 
     def _check_image(self, x: Tensor) -> None:
-        expected = f"a floating-point tensor (N, {self.in_channels}, H, W) with H and W of at least {_SIZE_MULTIPLE}"
+        expected = f"a floating-point tensor (N, {self.in_channels}, H, W) with H and W of at least {SIZE_MULTIPLE}"
         if not isinstance(x, Tensor):
             raise TypeError(f"the image must be {expected}, got {type(x).__name__}")
         if not x.is_floating_point():
             raise TypeError(f"the image must be {expected}, got dtype {x.dtype}; convert it, e.g. x.float() / 255")
-        if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < _SIZE_MULTIPLE or x.shape[0] < 1:
+        if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < SIZE_MULTIPLE or x.shape[0] < 1:
             raise ValueError(f"the image must be {expected}, got shape {tuple(x.shape)}")
         weight = self.head.bias
         if x.device != weight.device:

@@ -91,9 +91,7 @@ class Pyramid(nn.Module):
         dtype: of the module.
     """
 
-    def __init__(
-        self, weights: Sequence[tuple[int, Tensor]], bias: Tensor, dtype: torch.dtype = torch.float64
-    ) -> None:
+    def __init__(self, weights: Sequence[tuple[int, Tensor]], bias: Tensor, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         self.rates = tuple(rate for rate, _ in weights)
         self.weights = nn.ParameterList([_constant(weight, dtype) for _, weight in weights])
@@ -127,9 +125,7 @@ class PlanePyramid(nn.Module):
         dtype: of the module.
     """
 
-    def __init__(
-        self, weights: Sequence[tuple[int, Tensor]], bias: Tensor, dtype: torch.dtype = torch.float64
-    ) -> None:
+    def __init__(self, weights: Sequence[tuple[int, Tensor]], bias: Tensor, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         steps = (-1, 0, 1)
         centre = weights[0][0]
@@ -147,17 +143,23 @@ class PlanePyramid(nn.Module):
     def forward(self, x: Features) -> Tensor:
         """Map features (N, I, H, W) to (N, O, H, W); taps that lie outside the image everywhere are left out."""
         height, width = x.data.shape[2:]
+        outputs = self.weight.shape[1]
         kept = [t for t, (dy, dx) in enumerate(self.offsets) if _reaches(dy, height) and _reaches(dx, width)]
-        weight = self.weight if len(kept) == len(self.offsets) else self.weight[kept]
-        planes = F.conv2d(x.to_tensor(), weight.flatten(0, 1)[:, :, None, None])
-        # Rounding planes and partial sums of 33 terms to 16 bits would show.
-        planes = planes.to(torch.promote_types(planes.dtype, torch.float32)).unflatten(1, (len(kept), -1))
+        weight = (self.weight if len(kept) == len(self.offsets) else self.weight[kept]).flatten(0, 1)
+        if x.gate is not None:
+            weight = weight * x.gate.flatten(2).transpose(1, 2)
+        # A product of matrices and no convolution: its planes are contiguous, as their sum reads them.
+        planes = torch.matmul(weight, x.data.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2))
+        if planes.dtype in (torch.float16, torch.bfloat16):
+            planes = planes.float()  # the rounding of 33 partial sums would show
+        planes = planes.view(planes.shape[0], len(kept) * outputs, height, width)
         margin = [max(abs(self.offsets[t][axis]) for t in kept) for axis in (0, 1)]
         padded = F.pad(planes, (margin[1], margin[1], margin[0], margin[0]))
-        total = self.bias.to(planes.dtype)[:, None, None]
+        total = self.bias[:, None, None]
         for position, t in enumerate(kept):
             top, left = margin[0] + self.offsets[t][0], margin[1] + self.offsets[t][1]
-            total = total + padded[:, position, :, top : top + height, left : left + width]
+            plane = padded[:, position * outputs : (position + 1) * outputs]
+            total = total + plane[:, :, top : top + height, left : left + width]
         return total.to(x.data.dtype)
 
 

@@ -1,0 +1,91 @@
+"""Run the folded network on CPUs through a compiler: PyTorch's Inductor, or OpenVINO."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from fastresunet.inference.export import SMALLEST_SIDE, describe, export_program
+from fastresunet.inference.extras import ExportError, require
+from fastresunet.inference.network import FoldedResUNetPP
+from fastresunet.inference.onnx_file import onnx_model
+
+Engine = Literal["inductor", "openvino"]
+_KEPT_SHAPES = 8
+
+
+def compile_for_cpu(folded: FoldedResUNetPP, engine: Engine = "inductor") -> nn.Module:
+    """Return a module that computes what the folded network computes on the CPU, compiled for every image shape it meets.
+
+    The first image of a shape (N, H, W) takes the time to compile: about half a minute with Inductor, which keeps up to
+    8 shapes, and a second with OpenVINO. The weights are copied. Both run in float32 on PyTorch's number of threads.
+
+    Args:
+        folded: network in float32 on the CPU.
+        engine: ``"inductor"``, ``torch.compile`` with frozen weights, needs a C++ compiler; ``"openvino"``, the exported
+            ONNX model in OpenVINO, needs the ``cpu`` extra.
+
+    Returns:
+        Module with the call of the folded network; not for several threads at once.
+
+    Raises:
+        ExportError: the engine, the network's dtype or its device cannot be used, or something to install is missing.
+    """
+    if engine not in get_args(Engine):
+        raise ExportError(f"the engine must be one of {', '.join(get_args(Engine))}, got {engine!r}")
+    parameter = folded.head.bias
+    if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+        raise ExportError(
+            f"engines for the CPU take a float32 network on the CPU, got {parameter.dtype} on {parameter.device}; "
+            'use folded.to("cpu", torch.float32)'
+        )
+    return _InductorEngine(folded) if engine == "inductor" else _OpenVINOEngine(folded)
+
+
+class _InductorEngine(nn.Module):
+    def __init__(self, folded: FoldedResUNetPP) -> None:
+        super().__init__()
+        self.folded = copy.deepcopy(folded)
+        self.compiled = torch.compile(self.folded, fullgraph=True, dynamic=False, options={"freezing": True})
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compiled(x)
+
+
+class _OpenVINOEngine(nn.Module):
+    def __init__(self, folded: FoldedResUNetPP) -> None:
+        super().__init__()
+        self.folded = copy.deepcopy(folded)
+        openvino: Any = require("openvino", "the engine openvino")
+        self._core = openvino.Core()
+        model = onnx_model(export_program(self.folded), describe(self.folded))
+        self._model = self._core.read_model(io.BytesIO(model))
+        self._requests: dict[torch.Size, Any] = {}
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        image = self.folded.padded(x)
+        if min(image.shape[2:]) < SMALLEST_SIDE:
+            return self.folded(x)
+        request = self._requests.pop(image.shape, None) or self._compile(image.shape)
+        self._requests[image.shape] = request  # last used, last dropped
+        logits = torch.from_numpy(request.infer([image.contiguous().numpy()], share_inputs=True)[0])
+        return logits[:, :, : x.shape[2], : x.shape[3]].contiguous()
+
+    def _compile(self, shape: torch.Size) -> Any:
+        if len(self._requests) == _KEPT_SHAPES:
+            del self._requests[next(iter(self._requests))]
+        model = self._model.clone()
+        model.reshape(list(shape))
+        # OpenVINO would round to bfloat16 where the processor multiplies it.
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        return self._core.compile_model(model, "CPU", settings).create_infer_request()
