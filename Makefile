@@ -4,7 +4,7 @@ OUT ?= demo-out
 VENV = .venv
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-oldest check clean
+.PHONY: demo test test-oldest check bench-cpu clean
 
 # make demo [DATA=folder with images/ and masks/] [OUT=folder]
 demo: $(READY)
@@ -26,6 +26,11 @@ $(OLDEST)/.ready: pyproject.toml setup.py
 	$(OLDEST)/bin/python -m pip install --quiet torch==2.13.0 triton==3.6.0 'numpy<2.3' pytest pytest-xdist 'setuptools>=77'
 	$(OLDEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
+
+# Inference on this CPU: the published network and the folded one, each in several engines.
+bench-cpu: $(READY)
+	$(VENV)/bin/python -m pip install --quiet --editable ".[cpu]"
+	$(VENV)/bin/python -m benchmarks.cpu_inference
 
 check: $(READY)
 	$(VENV)/bin/ruff check .

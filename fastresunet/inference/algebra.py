@@ -54,8 +54,8 @@ def projected_pyramid(
     """Return an ASPP and the 1x1 convolutions after it as a sum of dilated convolutions, each rate once.
 
     With branch r normalised to ``W_r, b_r`` and a projection ``P, p``:
-    ``P sum_r (W_r * x + b_r) + p = sum_r (P W_r) * x + (P sum_r b_r + p)``. Branches of equal rates are summed. The taps
-    at the centre read the same pixel in every branch: their sum is kept in the first, the others' are 0.
+    ``P sum_r (W_r * x + b_r) + p = sum_r (P W_r) * x + (P sum_r b_r + p)``. Branches of equal rates are summed. The
+    taps at the centre read the same pixel in every branch: their sum is kept in the first, the others' are 0.
 
     Args:
         branches: (convolution, normalisation) pairs, 3x3 and dilated.
@@ -86,9 +86,9 @@ def projected_pyramid(
 def transposed_weight(weight: Tensor) -> Tensor:
     """Return the 4x4 weight of the transposed convolution that equals nearest x2 upsampling and a 3x3 convolution.
 
-    Output row ``2i + p`` reads the small rows ``i + p - 1 + t``, t = 0, 1, with the summed taps of ``parity_weight``. The
-    transposed convolution with stride 2 and padding 1 has kernel row ``3 - p - 2t`` there: it is the four 2x2
-    convolutions of the small map, their results interleaved.
+    Output row ``2i + p`` reads the small rows ``i + p - 1 + t``, t = 0, 1, with the summed taps of
+    ``parity_weight``. The transposed convolution with stride 2 and padding 1 has kernel row ``3 - p - 2t`` there: it is
+    the four 2x2 convolutions of the small map, their results interleaved.
 
     Args:
         weight: (O, I, 3, 3), acts on the upsampled map.

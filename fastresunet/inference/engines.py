@@ -18,16 +18,16 @@ Engine = Literal["inductor", "openvino"]
 _KEPT_SHAPES = 8
 
 
-def compile_for_cpu(folded: FoldedResUNetPP, engine: Engine = "inductor") -> nn.Module:
-    """Return a module that computes what the folded network computes on the CPU, compiled for every image shape it meets.
+def compile_for_cpu(folded: FoldedResUNetPP, engine: Engine = "openvino") -> nn.Module:
+    """Return a module that computes what the folded network computes on the CPU, compiled for each image shape.
 
     The first image of a shape (N, H, W) takes the time to compile: about half a minute with Inductor, which keeps up to
     8 shapes, and a second with OpenVINO. The weights are copied. Both run in float32 on PyTorch's number of threads.
 
     Args:
         folded: network in float32 on the CPU.
-        engine: ``"inductor"``, ``torch.compile`` with frozen weights, needs a C++ compiler; ``"openvino"``, the exported
-            ONNX model in OpenVINO, needs the ``cpu`` extra.
+        engine: ``"inductor"``, ``torch.compile`` with frozen weights, needs a C++ compiler; ``"openvino"``, the
+            exported ONNX model in OpenVINO, needs the ``cpu`` extra.
 
     Returns:
         Module with the call of the folded network; not for several threads at once.

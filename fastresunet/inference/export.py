@@ -34,8 +34,8 @@ _TOLERANCE = 1e-4
 def export(folded: FoldedResUNetPP, out: Path, format: Format, size: int | None = None) -> Path:
     """Write the folded network to a file and check the file by running it.
 
-    The file's input is ``image``, float32 (N, in_channels, H, W), for any N and any H and W that are multiples of 8 from
-    16 on; its output ``logits`` (N, num_classes, H, W). It holds standard operators only.
+    The file's input is ``image``, float32 (N, in_channels, H, W), for any N and any H and W that are multiples of 8
+    from 16 on; its output ``logits`` (N, num_classes, H, W). It holds standard operators only.
 
     Args:
         folded: network in float32 on the CPU.
@@ -90,8 +90,8 @@ def describe(folded: FoldedResUNetPP, size: int | None = None) -> dict[str, str]
         "num_classes": str(folded.num_classes),
         "filters": json.dumps(folded.filters),
         "aspp_rates": json.dumps(folded.aspp_rates),
-        "input": f"image: float32 (N, {folded.in_channels}, H, W), RGB in 0..1 (8-bit values / 255, no mean or deviation); "
-        f"H and W multiples of {SIZE_MULTIPLE}, at least {SMALLEST_SIDE}",
+        "input": f"image: float32 (N, {folded.in_channels}, H, W), RGB in 0..1 (8-bit values / 255, "
+        f"without mean and deviation); H and W multiples of {SIZE_MULTIPLE}, at least {SMALLEST_SIDE}",
         "training_size": "unknown" if size is None else str(size),
         "output": f"logits: float32 (N, {folded.num_classes}, H, W); a sigmoid gives probabilities",
     }

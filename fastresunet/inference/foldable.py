@@ -64,8 +64,8 @@ def _check_layer(shown: str, module: nn.Module, expected: nn.Module) -> None:
         assert isinstance(expected, nn.BatchNorm2d)
         if module.running_mean is None or module.running_var is None:
             raise ValueError(
-                f"cannot fold: {shown} has no running statistics (track_running_stats=False), so that its result depends "
-                "on the batch; train it with running statistics, or use the network as it is"
+                f"cannot fold: {shown} has no running statistics (track_running_stats=False), so that its result "
+                "depends on the batch; train it with running statistics, or use the network as it is"
             )
         if module.num_features != expected.num_features:
             raise ValueError(

@@ -26,6 +26,7 @@ class MacCount:
     padded: int = 0
 
 
+@torch.inference_mode(False)  # in which operations are not told apart
 @torch.no_grad()
 def count_macs(network: nn.Module, image: Tensor) -> MacCount:
     """Run a network once and count its multiply-accumulates.

@@ -42,8 +42,8 @@ class FoldedBlock(nn.Module):
 class FoldedAttentionGate(nn.Module):
     """Attention gate: ``x * product(relu(skip_sign * maxpool2(skip(g)) + features(x)))``.
 
-    The BatchNorm between the sum and the ReLU is folded into both convolutions. A maximum does not commute with a negative
-    scale: ``s max(v) = sign(s) max(|s| v)``.
+    The BatchNorm between the sum and the ReLU is folded into both convolutions. A maximum does not commute with a
+    negative scale: ``s max(v) = sign(s) max(|s| v)``.
 
     Args:
         skip: 3x3 convolution of the skip connection, times ``|s|``.
@@ -106,8 +106,8 @@ class FoldedDecoder(nn.Module):
 class FoldedResUNetPP(nn.Module):
     """ResUNet++ with running statistics after its exact algebra; made by ``fastresunet.fold``, for inference only.
 
-    It holds copies of the weights it was folded from, as parameters that need no gradient, and moves between devices and
-    dtypes, is copied, pickled and compiled like any module. ``train()`` changes nothing: there is nothing to train.
+    It holds copies of the weights it was folded from, as parameters that need no gradient, and moves between devices
+    and dtypes, is copied, pickled and compiled like any module. ``train()`` changes nothing: there is nothing to train.
 
     Attributes:
         in_channels: channels of the image.

@@ -115,7 +115,7 @@ class Pyramid(nn.Module):
 
 
 class PlanePyramid(nn.Module):
-    """A ``Pyramid`` of few outputs: one 1x1 convolution to a plane for each tap and output, then a sum of shifted planes.
+    """A ``Pyramid`` of few outputs: a matrix product to a plane for each tap and output, then their shifted sum.
 
     A library's convolution computes 16 outputs at a time at least; with one output 15 of them are wasted at each tap.
 
