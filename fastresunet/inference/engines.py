@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fastresunet.inference.export import SMALLEST_SIDE, describe, export_program
+from fastresunet.inference.exporting import SMALLEST_SIDE, describe, export_program
 from fastresunet.inference.extras import ExportError, require
 from fastresunet.inference.network import FoldedResUNetPP
 from fastresunet.inference.onnx_file import onnx_model
@@ -46,36 +46,46 @@ def compile_for_cpu(folded: FoldedResUNetPP, engine: Engine = "openvino") -> nn.
     return _InductorEngine(folded) if engine == "inductor" else _OpenVINOEngine(folded)
 
 
-class _InductorEngine(nn.Module):
+class _Engine(nn.Module):
+    """Checks, padding and cropping of the folded network, around logits that a compiler computes."""
+
     def __init__(self, folded: FoldedResUNetPP) -> None:
         super().__init__()
         self.folded = copy.deepcopy(folded)
-        self.compiled = torch.compile(self.folded, fullgraph=True, dynamic=False, options={"freezing": True})
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        return self.compiled(x)
+        logits = self.compiled_logits(self.folded.padded(x))
+        return logits[:, :, : x.shape[2], : x.shape[3]].contiguous()
+
+    def compiled_logits(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
-class _OpenVINOEngine(nn.Module):
+class _InductorEngine(_Engine):
     def __init__(self, folded: FoldedResUNetPP) -> None:
-        super().__init__()
-        self.folded = copy.deepcopy(folded)
+        super().__init__(folded)
+        self._logits = torch.compile(self.folded.logits, fullgraph=True, dynamic=False, options={"freezing": True})
+
+    def compiled_logits(self, x: Tensor) -> Tensor:
+        return self._logits(x.contiguous(memory_format=torch.channels_last))
+
+
+class _OpenVINOEngine(_Engine):
+    def __init__(self, folded: FoldedResUNetPP) -> None:
+        super().__init__(folded)
         openvino: Any = require("openvino", "the engine openvino")
         self._core = openvino.Core()
         model = onnx_model(export_program(self.folded), describe(self.folded))
         self._model = self._core.read_model(io.BytesIO(model))
         self._requests: dict[torch.Size, Any] = {}
 
-    @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        image = self.folded.padded(x)
-        if min(image.shape[2:]) < SMALLEST_SIDE:
-            return self.folded(x)
-        request = self._requests.pop(image.shape, None) or self._compile(image.shape)
-        self._requests[image.shape] = request  # last used, last dropped
-        logits = torch.from_numpy(request.infer([image.contiguous().numpy()], share_inputs=True)[0])
-        return logits[:, :, : x.shape[2], : x.shape[3]].contiguous()
+    def compiled_logits(self, x: Tensor) -> Tensor:
+        if min(x.shape[2:]) < SMALLEST_SIDE:
+            return self.folded.logits(x)
+        request = self._requests.pop(x.shape, None) or self._compile(x.shape)
+        self._requests[x.shape] = request  # last used, last dropped
+        return torch.from_numpy(request.infer([x.contiguous().numpy()], share_inputs=True)[0])
 
     def _compile(self, shape: torch.Size) -> Any:
         if len(self._requests) == _KEPT_SHAPES:

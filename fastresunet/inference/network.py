@@ -157,7 +157,8 @@ class FoldedResUNetPP(nn.Module):
     def padded(self, x: Tensor) -> Tensor:
         """Return the images with sides that are multiples of 8; arguments and errors are those of ``forward``."""
         self._check_image(x)
-        bottom, right = (-size % SIZE_MULTIPLE for size in x.shape[2:])
+        # Inductor knows no remainder of a negative symbolic size.
+        bottom, right = ((SIZE_MULTIPLE - size % SIZE_MULTIPLE) % SIZE_MULTIPLE for size in x.shape[2:])
         return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
     def logits(self, x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def onnx_model(program: ExportedProgram, metadata: dict[str, str]) -> bytes:
     """Convert an exported program to ONNX.
 
     Args:
-        program: of ``export.export_program``.
+        program: of ``exporting.export_program``.
         metadata: stored as the model's properties.
 
     Returns:

@@ -73,7 +73,7 @@ def test_float64(arguments: dict[str, Any], shape: tuple[int, ...]) -> None:
 def test_float32_is_within_a_hundred_thousandth_of_the_range(kind: str) -> None:
     network = mild_network(filters=(16, 32, 64, 128, 256))
     image = hurtful_image((1, 3, 64, 64), kind, torch.float32)
-    exact = network(image.double())
+    exact = network(image.double()).detach()
     folded = fold(network.float())(image)
     assert float((folded - exact).abs().max()) <= 1e-5 * float(exact.max() - exact.min())
 
@@ -157,9 +157,8 @@ def test_nothing_requires_a_gradient_and_train_mode_changes_nothing() -> None:
 
 def test_full_graph_under_torch_compile_for_changing_sizes() -> None:
     torch.compiler.reset()
-    network = mild_network(torch.float32, aspp_rates=(1, 6))
-    folded = fold(network)
-    compiled = torch.compile(folded, fullgraph=True)
+    folded = fold(mild_network(torch.float32, aspp_rates=(1,)))
+    compiled = torch.compile(folded, fullgraph=True, backend="aot_eager")
     for shape in ((1, 3, 16, 24), (2, 3, 33, 20)):
         image = torch.randn(shape)
         assert relative_difference(compiled(image), folded(image)) <= 1e-5

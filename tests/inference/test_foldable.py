@@ -18,7 +18,6 @@ def replace(name: str, layer: nn.Module) -> Callable[[nn.Module], object]:
     return lambda network: network.set_submodule(name, layer)
 
 
-
 REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
     "no-running-statistics": (
         replace("c3.c1.3", nn.BatchNorm2d(8, track_running_stats=False)),
@@ -66,7 +65,7 @@ def test_a_subclass_with_its_own_forward_is_refused() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 2 * super().forward(x)
 
-    with pytest.raises(ValueError, match="the network was replaced: expected ResUNetPP.*, got Doubled"):
+    with pytest.raises(ValueError, match=r"the network was replaced: expected ResUNetPP.*, got Doubled"):
         fold(Doubled(**SMALL))
 
 

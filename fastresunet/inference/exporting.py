@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from fastresunet.inference.extras import ExportError
+from fastresunet.inference.extras import ExportError, require
 from fastresunet.inference.network import SIZE_MULTIPLE, FoldedResUNetPP
 from fastresunet.inference.onnx_file import onnx_model, run_onnx
 
@@ -124,8 +124,8 @@ def _check(folded: FoldedResUNetPP, out: Path, format: Format) -> None:
 
 
 def _write_onnx(program: ExportedProgram, metadata: dict[str, str], out: Path) -> Callable[[Tensor], Tensor]:
-    model = onnx_model(program, metadata)
-    out.write_bytes(model)
+    require("onnxruntime", "checking an ONNX file")  # before the work
+    out.write_bytes(onnx_model(program, metadata))
     return run_onnx(out)
 
 
