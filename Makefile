@@ -16,10 +16,10 @@ test: $(READY) check
 
 # The oldest supported Triton, with a PyTorch that brings no other one; its interpreter needs an older numpy.
 OLDEST = .venv-oldest
-NEEDS_TRAINING = --ignore tests/training --ignore tests/kernels/test_tuning.py
+NEEDS_EXTRAS = --ignore tests/training --ignore tests/keras --ignore tests/kernels/test_tuning.py
 test-oldest: $(OLDEST)/.ready
-	$(OLDEST)/bin/python -m pytest -n auto $(NEEDS_TRAINING) --ignore tests/compiled
-	TRITON_INTERPRET=1 $(OLDEST)/bin/python -m pytest -n auto tests/kernels $(NEEDS_TRAINING)
+	$(OLDEST)/bin/python -m pytest -n auto $(NEEDS_EXTRAS) --ignore tests/compiled
+	TRITON_INTERPRET=1 $(OLDEST)/bin/python -m pytest -n auto tests/kernels $(NEEDS_EXTRAS)
 
 $(OLDEST)/.ready: pyproject.toml setup.py
 	$(PYTHON) -m venv $(OLDEST)

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.aten_traffic import aten_cost, storage_key, total_bytes
+from fastresunet.ops.backend import Call, observed_calls
 
 OUTSIDE = "outside the blocks"
 
@@ -71,6 +73,7 @@ def recording(model: nn.Module | None = None) -> Iterator[list[Record]]:
         with (
             mock.patch.object(interpreter, "runs_on_the_cpu", return_value=True),
             launch.observed(recorder.see_launch),
+            observed_calls(recorder.see_call),
             recorder,
         ):
             yield recorder.records
@@ -118,7 +121,6 @@ class _Recorder(TorchDispatchMode):
         """Record an ordinary operation; run the implementation of a custom or composite one with the mode on."""
         kwargs = kwargs or {}
         if func.namespace == "fastresunet":
-            self._layer = self._layer_of(func, args)
             result = self._implementation(func, args, kwargs)
             self._layer = ""
             return result
@@ -159,11 +161,15 @@ class _Recorder(TorchDispatchMode):
             return self._stretches[-1], False
         return self._stretches[bisect_right(self._first_numbers, node._sequence_nr()) - 1], True
 
-    def _layer_of(self, operation: OpOverload, args: tuple[Any, ...]) -> str:
-        """Return the parameter names of an operation's weights, the first and the last if there are several."""
-        for argument, value in zip(operation._schema.arguments, args, strict=False):
-            if argument.name == "weight":
-                weights: list[Tensor] = value if isinstance(value, list) else [value]
-                names = [self._names.get(storage_key(w), "").removesuffix(".weight") for w in weights]
-                return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
-        return ""
+    def see_call(self, call: Call) -> None:
+        """Note that what follows belongs to the convolutions whose weights an operation has among its operands."""
+        weights = [tensor for tensor in tree_leaves(call.operands) if isinstance(tensor, Tensor) and tensor.ndim == 4]
+        names = [self._names.get(storage_key(weight), "").removesuffix(".weight") for weight in weights]
+        names = [name for name in names if name]
+        self._layer = (
+            ""
+            if not names
+            else names[0]
+            if call.name == "conv_gradients" or len(names) == 1
+            else (f"{names[0]} to {names[-1]}")
+        )

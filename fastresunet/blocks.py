@@ -9,13 +9,32 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastresunet import reference
+from fastresunet.distributed import is_synchronized
 from fastresunet.feature_map import FeatureMap
-from fastresunet.normalization import gated_sources, normalized_sources, normalized_sum, uses_batch_statistics
-from fastresunet.ops import Backend, Source, conv, excitation
+from fastresunet.normalization import (
+    as_maps,
+    gated_sources,
+    norm_vectors,
+    normalized_sources,
+    normalized_sum,
+    pixels,
+    update_from_batch,
+    uses_batch_statistics,
+)
+from fastresunet.ops import (
+    AttentionParameters,
+    Backend,
+    ResidualParameters,
+    Source,
+    attention_gate,
+    conv,
+    excitation,
+    residual_block,
+)
 from fastresunet.running_statistics import updated_together
 
 
@@ -105,18 +124,7 @@ class StemBlock(FusedBlock, reference.StemBlock):
     def fused(self, x: FeatureMap) -> FeatureMap:
         """Compute the block on the image."""
         first, norm, _, second = _layers(self.c1)
-        hidden = conv(
-            gated_sources([x], [False]),
-            first.weight,
-            first.bias,
-            statistics=uses_batch_statistics(norm),
-            backend=self.backend,
-        )
-        shortcut = normalized_sum([x], [False], [_layers(self.c2)], backend=self.backend)
-        sources = normalized_sources(norm, [FeatureMap(*hidden)], [False], backend=self.backend)
-        return self.attn(
-            FeatureMap(*conv(sources, second.weight, second.bias, residual=shortcut, backend=self.backend))
-        )
+        return _residual([x], [False], None, first, norm, second, self.c2, self.attn, self.backend)
 
 
 class ResidualBlock(FusedBlock, reference.ResidualBlock):
@@ -131,19 +139,58 @@ class ResidualBlock(FusedBlock, reference.ResidualBlock):
     def on_concatenation(self, maps: Sequence[FeatureMap], upsample: Sequence[bool]) -> FeatureMap:
         """Compute the block on the concatenation of ``maps``, those in ``upsample`` read at twice their size."""
         norm_in, _, first, norm, _, second = _layers(self.c1)
-        hidden = conv(
-            normalized_sources(norm_in, maps, upsample, backend=self.backend),
-            first.weight,
-            first.bias,
-            stride=first.stride[0],
-            statistics=uses_batch_statistics(norm),
-            backend=self.backend,
-        )
-        shortcut = normalized_sum(maps, upsample, [_layers(self.c2)], first.stride[0], self.backend)
-        sources = normalized_sources(norm, [FeatureMap(*hidden)], [False], backend=self.backend)
-        return self.attn(
-            FeatureMap(*conv(sources, second.weight, second.bias, residual=shortcut, backend=self.backend))
-        )
+        return _residual(maps, upsample, norm_in, first, norm, second, self.c2, self.attn, self.backend)
+
+
+def _residual(
+    maps: Sequence[FeatureMap],
+    upsample: Sequence[bool],
+    norm_in: Any,
+    first: Any,
+    norm: Any,
+    second: Any,
+    shortcut: nn.Sequential,
+    attention: Any,
+    backend: Backend,
+) -> FeatureMap:
+    """Compute a residual block as one operation, or from its parts where something comes between them."""
+    side, norm_side = _layers(shortcut)
+    norms = [norm, norm_side] if norm_in is None else [norm_in, norm, norm_side]
+    stride = first.stride[0]
+    if not _runs_unhooked(attention, SqueezeExcite) or any(map(is_synchronized, norms)):
+        if norm_in is None:
+            sources = gated_sources(maps, upsample)
+        else:
+            sources = normalized_sources(norm_in, maps, upsample, backend=backend)
+        statistics = uses_batch_statistics(norm)
+        hidden = conv(sources, first.weight, first.bias, stride=stride, statistics=statistics, backend=backend)
+        total = normalized_sum(maps, upsample, [(side, norm_side)], stride, backend)
+        sources = normalized_sources(norm, [FeatureMap(*hidden)], [False], backend=backend)
+        return attention(FeatureMap(*conv(sources, second.weight, second.bias, residual=total, backend=backend)))
+    if norm_in is not None:
+        maps = [_with_needed_statistics(x, norm_in) for x in maps]
+    vectors = [norm_vectors(norm) for norm in norms]
+    if norm_in is None:
+        vectors.insert(0, [first.weight.new_empty(0)] * 4)
+    excite, _, recover, _ = _layers(attention.net)
+    parameters = ResidualParameters(
+        vectors[0],
+        _own(first),
+        vectors[1],
+        _own(second),
+        vectors[2],
+        _own(side),
+        (excite.weight, recover.weight),
+    )
+    eps = [0.0 if norm_in is None else norm_in.eps, norm.eps, norm_side.eps]
+    result = residual_block(as_maps(maps, upsample), parameters, eps, stride, backend)
+    samples, _, height, width = result.data.shape
+    written = samples * height * width
+    read = samples * pixels(maps, upsample)
+    counts = [written, written] if norm_in is None else [read, written, written]
+    for norm, (mean, variance), count in zip(norms, result.batch[-len(norms) :], counts, strict=True):
+        update_from_batch(norm, mean, variance, count)
+    return FeatureMap(result.data, result.mean, result.m2, result.gate)
 
 
 class ASPP(FusedBlock, reference.ASPP):
@@ -169,33 +216,33 @@ class AttentionGate(FusedBlock, reference.AttentionGate):
         skip_norm, _, skip_conv, _ = _layers(self.g_conv)
         x_norm, _, x_conv = _layers(self.x_conv)
         norm, _, last = _layers(self.gc_conv)
-        pooled = conv(
-            normalized_sources(skip_norm, [g], [False], backend=self.backend),
-            skip_conv.weight,
-            skip_conv.bias,
-            pool=True,
-            statistics=False,
-            backend=self.backend,
-        )
-        total = conv(
-            normalized_sources(x_norm, [x], [False], backend=self.backend),
-            x_conv.weight,
-            x_conv.bias,
-            residual=pooled.data,
-            statistics=uses_batch_statistics(norm),
-            backend=self.backend,
-        )
-        sources = normalized_sources(norm, [FeatureMap(*total)], [False], backend=self.backend)
-        gated = conv(
+        norms, backend = [skip_norm, x_norm, norm], self.backend
+        if not any(map(is_synchronized, norms)):
+            skip, x = (_with_needed_statistics(*pair) for pair in zip((g, x), norms, strict=False))
+            parameters = AttentionParameters(
+                *(v for n, c in zip(norms, (skip_conv, x_conv, last), strict=True) for v in (norm_vectors(n), _own(c)))
+            )
+            eps = [n.eps for n in norms]
+            gated = attention_gate(as_maps([skip, x], [False, False]), parameters, eps, self.training, backend)
+            for n, batch, source in zip(norms, gated.batch, (skip, x, x), strict=True):
+                update_from_batch(n, *batch, source.data.shape[0] * pixels([source], [False]))
+            return FeatureMap(gated.data, gated.mean, gated.m2) if self.training else FeatureMap(gated.data)
+        sources = normalized_sources(skip_norm, [g], [False], backend=backend)
+        pooled = conv(sources, skip_conv.weight, skip_conv.bias, pool=True, statistics=False, backend=backend)
+        sources = normalized_sources(x_norm, [x], [False], backend=backend)
+        statistics = uses_batch_statistics(norm)
+        total = conv(sources, x_conv.weight, x_conv.bias, residual=pooled.data, statistics=statistics, backend=backend)
+        sources = normalized_sources(norm, [FeatureMap(*total)], [False], backend=backend)
+        gated_map = conv(
             sources,
             last.weight,
             last.bias,
             gate=x.data,
             gate_scale=x.gate,
             statistics=self.training,
-            backend=self.backend,
+            backend=backend,
         )
-        return FeatureMap(*gated)
+        return FeatureMap(*gated_map)
 
 
 class DecoderBlock(FusedBlock, reference.DecoderBlock):
@@ -208,10 +255,18 @@ class DecoderBlock(FusedBlock, reference.DecoderBlock):
     def fused(self, g: FeatureMap, x: FeatureMap) -> FeatureMap:
         """Decode ``x`` with ``g``, the skip connection at twice its resolution."""
         gated = self.a1(g, x)
-        if not _runs_unhooked(self.r1):
+        if not _runs_unhooked(self.r1, ResidualBlock):
             upsampled = F.interpolate(gated.to_tensor(), scale_factor=2, mode="nearest")
             return self.r1(FeatureMap.from_tensor(torch.cat([upsampled, g.to_tensor()], dim=1)))
         return self.r1.on_concatenation([gated, g], [True, False])
+
+
+def _with_needed_statistics(x: FeatureMap, norm: Any) -> FeatureMap:
+    return x.with_statistics() if uses_batch_statistics(norm) else x
+
+
+def _own(convolution: Any) -> tuple[Tensor, Tensor]:
+    return convolution.weight, convolution.bias
 
 
 def _layers(sequential: nn.Sequential) -> Any:
@@ -219,14 +274,9 @@ def _layers(sequential: nn.Sequential) -> Any:
     return tuple(sequential)
 
 
-def _runs_unhooked(block: nn.Module) -> bool:
-    """Return whether a fused block may be entered past its ``forward``."""
-    return (
-        isinstance(block, ResidualBlock)
-        and not block._forward_hooks
-        and not block._forward_pre_hooks
-        and can_be_fused(block)
-    )
+def _runs_unhooked(block: nn.Module, kind: type[FusedBlock]) -> bool:
+    """Return whether a block is of a fused ``kind`` that may be entered past its ``forward``."""
+    return isinstance(block, kind) and not block._forward_hooks and not block._forward_pre_hooks and can_be_fused(block)
 
 
 def _as_map(x: Any) -> FeatureMap:

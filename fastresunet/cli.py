@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 # Modules of the train extra; one that is missing is told apart from a fault in the package.
-TRAIN_MODULES = ("lightning", "matplotlib", "PIL", "rich", "tensorboard", "torchmetrics", "torchvision")
+TRAIN_MODULES = ("lightning", "matplotlib", "monai", "PIL", "rich", "tensorboard", "torchmetrics", "torchvision")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise
-        smaller = " or ".join(f"--{name.replace('_', '-')}" for name in ("batch_size", "size") if name in options)
+        smaller = " or ".join(
+            f"--{name.replace('_', '-')}" for name in ("batch_size", "size", "tile") if name in options
+        )
         return _fail(f"error: out of memory on the device{smaller and f'; choose a smaller {smaller}'}.", 1)
     except OSError as error:
         return _fail(f"error: {error.filename or 'file system'}: {error.strerror or error}", 1)
@@ -78,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+CHECKPOINT_HELP = "best.ckpt, a state_dict, or a file of the published TensorFlow model (.h5; needs the keras extra)"
 DATA_HELP = "folder with images/ and masks/ of equal file names, and train.txt and val.txt if the split is given"
 SIZE_HELP = (
     "height and width to which images are stretched for the network, in pixels, at least 32 "
@@ -163,13 +166,14 @@ def _add_evaluate(commands: Commands) -> None:
 
 writes to --out: per_image.csv and summary.csv. docs/training.md defines the metrics.""",
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.ckpt, or a state_dict")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=CHECKPOINT_HELP)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=DATA_HELP)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the CSV files (default: print only)")
     parser.add_argument(
         "--split", choices=["train", "val", "all"], default="val", help="images to score (default: val)"
     )
     parser.add_argument("--size", type=_at_least(32), help=SIZE_HELP)
+    _add_augment(parser)
     _add_threshold(parser)
     _add_device(parser)
 
@@ -183,13 +187,40 @@ def _add_predict(commands: Commands) -> None:
         """examples:
   fastresunet predict --checkpoint runs/kvasir/best.ckpt --out predictions frame1.png frame2.png
   fastresunet predict --checkpoint runs/kvasir/best.ckpt --out predictions --overlays "video/*.jpg"
+  fastresunet predict --checkpoint runs/kvasir/best.ckpt --out predictions --augment --batch-size 32 frames/
+  fastresunet predict --checkpoint runs/kvasir/best.ckpt --out predictions --tile 256 panoramas/
+
+An image is stretched to --size, as in training, and the result is stretched back. That loses what is small in a large
+image: --tile looks at every part of it at its own resolution. It expects polyps that are about as many pixels
+wide as in the training images after their stretching; if they are wider, shrink the images first.
 
 writes to --out: masks/NAME.png (0 background, 255 polyp), on request overlays/NAME.png, probabilities/NAME.png.""",
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image file, folder of images, or glob pattern")
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.ckpt, or a state_dict")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=CHECKPOINT_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write, not a data folder")
-    parser.add_argument("--size", type=_at_least(32), help=SIZE_HELP)
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--size", type=_at_least(32), help=SIZE_HELP)
+    shape.add_argument(
+        "--tile",
+        type=_at_least(32),
+        help="cover images with overlapping square tiles of this height and width, in pixels, at least 32, instead of "
+        "stretching them; best the --size of the training",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=_number(lambda share: 0 <= share < 1, "at least 0 and below 1"),
+        default=0.5,
+        help="with --tile: share of a tile's side that the next one covers again; less is faster, more hides the "
+        "borders of the tiles better (default: 0.5)",
+    )
+    _add_augment(parser)
+    parser.add_argument(
+        "--batch-size",
+        type=_at_least(1),
+        help="images or tiles that the network computes at once, at least 1; the next images are read meanwhile "
+        "(default: 8 on a GPU, 1 on the CPU, where more are slower)",
+    )
     _add_threshold(parser)
     parser.add_argument("--overlays", action="store_true", help="also write the images with their masks drawn on")
     parser.add_argument(
@@ -302,6 +333,15 @@ def _add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_augment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--augment",
+        action="store_true",
+        help="average the probabilities over 8 flips and quarter turns of each image (test-time augmentation); takes 8 "
+        "times as long",
+    )
+
+
 def _add_threshold(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold",
@@ -351,6 +391,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         options.out,
         split=options.split,
         size=options.size,
+        augment=options.augment,
         threshold=options.threshold,
         device=options.device,
     )
@@ -372,6 +413,10 @@ def run_predict(options: argparse.Namespace) -> None:
         options.inputs,
         options.out,
         size=options.size,
+        tile=options.tile,
+        overlap=options.overlap,
+        augment=options.augment,
+        batch_size=options.batch_size,
         threshold=options.threshold,
         overlays=options.overlays,
         probabilities=options.probabilities,

@@ -21,7 +21,17 @@ from torch import Tensor, nn
 
 from fastresunet.distributed import is_synchronized, merge_over_processes
 from fastresunet.feature_map import FeatureMap
-from fastresunet.ops import Backend, Branch, Moments, Source, accumulation_dtype, batch_affine, conv, conv_norm_sum
+from fastresunet.ops import (
+    Backend,
+    Branch,
+    Maps,
+    Moments,
+    Source,
+    accumulation_dtype,
+    batch_affine,
+    conv,
+    conv_norm_sum,
+)
 from fastresunet.running_statistics import Norm, update_running_statistics
 
 
@@ -91,6 +101,37 @@ def normalized_sum(
     return total
 
 
+def as_maps(maps: Sequence[FeatureMap], upsample: Sequence[bool]) -> Maps:
+    """Return feature maps as the block operations take them."""
+    nothing = maps[0].data.new_empty(0, dtype=accumulation_dtype(maps[0].data.dtype))
+    mean, m2, gate = (
+        [nothing if vector is None else vector for vector in group]
+        for group in zip(*((x.mean, x.m2, x.gate) for x in maps), strict=True)
+    )
+    return Maps([x.data for x in maps], mean, m2, gate, list(upsample))
+
+
+def norm_vectors(norm: Norm) -> list[Tensor]:
+    """Return weight, bias, and running mean and variance as the block operations take them."""
+    if uses_batch_statistics(norm):
+        nothing = norm.weight.new_empty(0)
+        return [norm.weight, norm.bias, nothing, nothing]
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+
+
+def update_from_batch(norm: Norm, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Update running statistics with a batch's, where ``norm`` normalises with those.
+
+    Raises:
+        ValueError: a channel has one value only.
+    """
+    if uses_batch_statistics(norm):
+        _check_count(count)
+        update_running_statistics(norm, mean, variance, count)
+
+
 def _affines(
     norm: Norm, maps: Sequence[FeatureMap], upsample: Sequence[bool], from_batch: bool, backend: Backend
 ) -> list[Tensor]:
@@ -112,7 +153,7 @@ def _affines(
         backend,
     )
     if from_batch:
-        count = samples * _pixels(maps, upsample)
+        count = samples * pixels(maps, upsample)
         _check_count(count)
         update_running_statistics(norm, mean, variance, count)
     return affines
@@ -132,7 +173,7 @@ def _synchronized_affines(norm: Norm, maps: Sequence[FeatureMap], upsample: Sequ
         mean, variance = mean * gate, variance * gate.square()
     mu = mean.mean(dim=0)
     var = variance.mean(dim=0) + (mean - mu).square().mean(dim=0)
-    mu, var, count = merge_over_processes(norm, mu, var, maps[0].data.shape[0] * _pixels(maps, upsample))
+    mu, var, count = merge_over_processes(norm, mu, var, maps[0].data.shape[0] * pixels(maps, upsample))
     update_running_statistics(norm, mu, var, count)
     # The result does not depend on the centre, so it carries no gradient.
     slope = norm.weight.to(mu.dtype) * torch.rsqrt(var + norm.eps)
@@ -142,8 +183,8 @@ def _synchronized_affines(norm: Norm, maps: Sequence[FeatureMap], upsample: Sequ
     return affine.split([x.channels for x in maps], dim=2)
 
 
-def _pixels(maps: Sequence[FeatureMap], upsample: Sequence[bool]) -> int:
-    """Return the pixels of a sample as they are read."""
+def pixels(maps: Sequence[FeatureMap], upsample: Sequence[bool]) -> int:
+    """Return the pixels of a sample of ``maps`` as they are read."""
     return maps[0].data.shape[2] * maps[0].data.shape[3] * (4 if upsample[0] else 1)
 
 

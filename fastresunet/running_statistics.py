@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 Norm: TypeAlias = nn.BatchNorm2d | nn.SyncBatchNorm
-Update: TypeAlias = tuple[Norm, Tensor, Tensor]
+# The norm, the batch's mean, its biased variance, and what makes that unbiased.
+Update: TypeAlias = tuple[Norm, Tensor, Tensor, float | Tensor]
 
 
 class _Gathered(threading.local):
@@ -50,7 +51,7 @@ def update_running_statistics(norm: Norm, mean: Tensor, variance: Tensor, count:
     """
     if not norm.training or not norm.track_running_stats or norm.running_mean is None:
         return
-    update = (norm, mean, variance * (count / (count - 1)))
+    update = (norm, mean, variance, count / (count - 1))
     if torch.compiler.is_compiling() or _gathered.updates is None:
         _apply([update])
     else:
@@ -59,12 +60,12 @@ def update_running_statistics(norm: Norm, mean: Tensor, variance: Tensor, count:
 
 @torch.no_grad()
 def _apply(updates: list[Update]) -> None:
-    counters = [norm.num_batches_tracked for norm, _, _ in updates if norm.num_batches_tracked is not None]
+    counters = [norm.num_batches_tracked for norm, *_ in updates if norm.num_batches_tracked is not None]
     if counters:
         torch._foreach_add_(counters, 1)
     # Running statistics and what they move towards, by momentum.
     together: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
-    for norm, mean, variance in updates:
+    for (norm, mean, *_), variance in zip(updates, _unbiased(updates), strict=True):
         for running, value in ((norm.running_mean, mean), (norm.running_var, variance)):
             assert running is not None
             if norm.momentum is None or running.dtype != value.dtype:
@@ -75,6 +76,14 @@ def _apply(updates: list[Update]) -> None:
                 values.append(value)
     for momentum, (targets, values) in together.items():
         torch._foreach_lerp_(targets, values, momentum)
+
+
+def _unbiased(updates: list[Update]) -> Sequence[Tensor]:
+    """Return the unbiased variances; factors that are numbers, as without other processes, in one launch."""
+    factors = [factor for *_, factor in updates if isinstance(factor, float)]
+    if updates and len(factors) == len(updates):
+        return torch._foreach_mul([variance for _, _, variance, _ in updates], factors)
+    return [variance * factor for _, _, variance, factor in updates]
 
 
 def _move(norm: Norm, running: Tensor, value: Tensor) -> None:

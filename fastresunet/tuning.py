@@ -22,6 +22,8 @@ Track = Callable[[Sequence["CountedCall"], str, int], Iterable["CountedCall"]]
 
 # Another choice than the default has to be this much faster, so that noise does not choose.
 _WORTHWHILE = 0.98
+# Results that are smaller than this times the largest one of a call may be nothing but rounding.
+_NEGLIGIBLE = 1e-3
 
 
 @dataclass
@@ -211,14 +213,19 @@ def _flat(results: Any) -> Iterable[Tensor]:
 
 
 def _are_close(results: list[Tensor], reference: list[Tensor]) -> bool:
-    """Return whether results are equal but for the order of sums."""
-    return all(_is_close(result, twin) for result, twin in zip(results, reference, strict=True))
+    """Return whether results are equal but for the order of sums.
+
+    The gradient of a bias in front of a BatchNorm is 0 but for rounding: results far below the others are held against
+    those.
+    """
+    pairs = [(a, b) for a, b in zip(results, reference, strict=True) if b.numel() and b.is_floating_point()]
+    largest = [float(b.double().abs().max()) for _, b in pairs]
+    return all(
+        _is_close(result, twin, max(size, _NEGLIGIBLE * max(largest)))
+        for (result, twin), size in zip(pairs, largest, strict=True)
+    )
 
 
-def _is_close(result: Tensor, reference: Tensor) -> bool:
-    # Positions of the maximum may differ where rounding makes values equal.
-    if not reference.numel() or not reference.is_floating_point():
-        return True
+def _is_close(result: Tensor, reference: Tensor, size: float) -> bool:
     tolerance = max(1e-3, 4 * torch.finfo(reference.dtype).eps)
-    difference = (result.double() - reference.double()).abs().max()
-    return bool(difference <= tolerance * reference.double().abs().max())
+    return float((result.double() - reference.double()).abs().max()) <= tolerance * size

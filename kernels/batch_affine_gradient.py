@@ -9,6 +9,7 @@ For running statistics a is 0 and only the first term of dgate is left.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -32,8 +33,7 @@ def write_gradient(
     gamma_ptr,
     mu_ptr,
     var_ptr,
-    grad_mean_out,
-    grad_m2_out,
+    statistics_out,
     grad_gate_out,
     grad_gamma_out,
     grad_beta_out,
@@ -46,7 +46,7 @@ def write_gradient(
     BLOCK_CHANNELS: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
-    """Write the gradients of one map, whose BatchNorm vectors start at ``first_channel``."""
+    """Write the gradients of one map, whose BatchNorm vectors start at ``first_channel``, and its mean before them."""
     channel = block * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     within = channel < channels
     vector = first_channel + channel
@@ -84,8 +84,9 @@ def write_gradient(
             grad_statistics = 2 * grad_var[None, :] * (mean * gate - mu[None, :]) - (slope * grad_beta)[None, :]
             grad_statistics /= samples
             grad_spread = grad_var[None, :] * gate / samples / pixels
-            tl.store(grad_mean_out + offset, grad_statistics * gate, mask=mask)
-            tl.store(grad_m2_out + offset, grad_spread * gate, mask=mask)
+            tl.store(statistics_out + offset, mean, mask=mask)
+            tl.store(statistics_out + size + offset, grad_spread * gate, mask=mask)
+            tl.store(statistics_out + 2 * size + offset, grad_statistics * gate, mask=mask)
             if gate_ptr is not None:
                 m2 = tl.load(m2_ptr + offset, mask=mask, other=0.0)
                 grad_gate += (grad_statistics + slope[None, :] * grad_shift) * mean + 2 * grad_spread * m2
@@ -108,11 +109,9 @@ def batch_affine_gradient_kernel(
     m2_2_ptr,
     gate2_ptr,
     pixels2,
-    grad_mean_out,
-    grad_m2_out,
+    statistics_out,
     grad_gate_out,
-    grad_mean2_out,
-    grad_m2_2_out,
+    statistics2_out,
     grad_gate2_out,
     grad_gamma_out,
     grad_beta_out,
@@ -136,8 +135,7 @@ def batch_affine_gradient_kernel(
             gamma_ptr,
             mu_ptr,
             var_ptr,
-            grad_mean_out,
-            grad_m2_out,
+            statistics_out,
             grad_gate_out,
             grad_gamma_out,
             grad_beta_out,
@@ -160,8 +158,7 @@ def batch_affine_gradient_kernel(
             gamma_ptr,
             mu_ptr,
             var_ptr,
-            grad_mean2_out,
-            grad_m2_2_out,
+            statistics2_out,
             grad_gate2_out,
             grad_gamma_out,
             grad_beta_out,
@@ -195,12 +192,18 @@ def batch_affine_backward(
     eps: float,
     batch_statistics: bool,
 ) -> tuple[Tensor, ...]:
-    """Return the gradients of mean, M2 and gate of either map (empty where there is none), gamma and beta."""
+    """Return ``statistics`` and the gradient of the gate of either map (empty where there is none), of gamma and beta.
+
+    ``statistics`` are the mean and the gradients of M2 and mean (3, N, C), as the gradient of a convolution takes them.
+    """
     rest = gamma.shape[0] - channels
     first, second = ((mean, m2, gate), (mean2, m2_2, gate2))
     if not batch_statistics:
         first, second = (None, None, gate), (None, None, gate2)
-    results = [None if vector is None else vector.new_empty(vector.shape) for vector in (*first, *second)]
+    results = []
+    for center, _, factor in (first, second):
+        results.append(None if center is None else center.new_empty((3, *center.shape)))
+        results.append(None if factor is None else torch.empty_like(factor))
     grad_gamma, grad_beta = (gamma.new_empty(gamma.shape) for _ in range(2))
     launch(
         batch_affine_gradient_kernel,

@@ -87,7 +87,7 @@ def candidates(layer: Layer) -> list[Config]:
     default, situation = rule(layer), _situation(layer)
     row = _TABLES[layer.kind == "weight_gradient", layer.dtype.itemsize == 2][situation]
     tiles = [row[width] for width in _WIDTHS if width <= _width(layer)]
-    more = [replace(default, warps=8)] if situation == "3x3" else []
+    more = [replace(default, warps=8)] if situation in ("3x3", "3x3 gradient") else []
     return list(dict.fromkeys([default, *tiles, *more]))
 
 
@@ -106,7 +106,7 @@ def _situation(layer: Layer) -> str:
     if layer.kernel_size == 1:
         return "upsampled 1x1" if layer.upsample and layer.kind == "forward" else "1x1"
     if layer.kind == "input_gradient":
-        return "scattered" if layer.upsample or layer.dilation > 1 else "3x3"
+        return "scattered" if layer.upsample or layer.dilation > 1 else "3x3 gradient"
     if layer.upsample or (layer.pool and layer.kind == "forward"):
         return "window"
     if layer.stride == 2 or layer.dilation > 1:
@@ -126,14 +126,21 @@ def _row(*configs: Config) -> dict[int, Config]:
     return dict(zip(_WIDTHS, configs, strict=True))
 
 
-# 3x3: stride 1 (its window is open); image: few channels, loaded one by one; scattered: neighbours share no inputs;
-# window: 2x2, given by the operation.
+# 3x3: stride 1 (its window is open); 3x3 gradient: the same for an input gradient, whose operand is put together as it
+# is read and which may have a side's accumulators; image: few channels, loaded one by one; scattered: neighbours share
+# no inputs; window: 2x2, given by the operation.
 # Triton lays the warps of consecutive products along the pixels, at least 16 for each.
 _HALF = {
     "3x3": _row(
         Config(64, 16, 16, window_rows=4),
         Config(64, 16, 32, window_rows=4),
         Config(64, 16, 64, window_rows=2),
+        Config(128, 64, 64),
+    ),
+    "3x3 gradient": _row(
+        Config(64, 16, 16, window_rows=4),
+        Config(64, 16, 16, window_rows=4),
+        Config(64, 16, 16, window_rows=4),
         Config(128, 64, 64),
     ),
     "image": _row(Config(64, 16, 16, window_rows=4), Config(64, 16, 32), Config(64, 16, 32), Config(64, 16, 32)),
@@ -148,6 +155,9 @@ _SINGLE = {
     "3x3": _row(
         Config(64, 16, 16, window_rows=2), Config(32, 16, 32, window_rows=2), Config(64, 32, 64), Config(64, 16, 64)
     ),
+    "3x3 gradient": _row(
+        Config(64, 16, 16, window_rows=2), Config(32, 16, 32, window_rows=2), Config(64, 32, 64), Config(64, 16, 64)
+    ),
     "image": _row(Config(64, 16, 16), Config(64, 16, 32), Config(64, 16, 32), Config(64, 16, 32)),
     "scattered": _row(Config(128, 16, 16), Config(64, 16, 32), Config(64, 16, 64), Config(64, 16, 64)),
     "window": _row(Config(32, 16, 16), Config(32, 16, 16), Config(32, 16, 16), Config(32, 16, 16)),
@@ -156,16 +166,16 @@ _SINGLE = {
 }
 _HALF_WEIGHT_GRADIENT = {
     "3x3": _row(
-        Config(32, 16, 16, window_rows=4, all_taps=True, warps=1),
-        Config(32, 16, 32, window_rows=4, all_taps=True, warps=2),
-        Config(32, 32, 64, window_rows=2, all_taps=True),
-        Config(64, 64, 128, stages=2),
+        Config(16, 16, 16, window_rows=4, all_taps=True, warps=1),
+        Config(32, 16, 32, window_rows=2, all_taps=True, warps=2),
+        Config(32, 16, 64, window_rows=2, all_taps=True),
+        Config(32, 64, 128, stages=2),
     ),
     "scattered": _row(
         Config(64, 16, 16, all_taps=True, warps=1),
-        Config(64, 16, 32, window_rows=2, all_taps=True, warps=2),
+        Config(32, 16, 32, window_rows=2, all_taps=True, warps=2),
         Config(32, 32, 64, all_taps=True),
-        Config(64, 64, 128, stages=2),
+        Config(32, 64, 128, stages=2),
     ),
     "window": _row(
         Config(32, 16, 16, all_taps=True, warps=1),
@@ -173,20 +183,20 @@ _HALF_WEIGHT_GRADIENT = {
         Config(64, 64, 64, stages=2),
         Config(64, 64, 64, stages=2),
     ),
-    "1x1": _row(Config(128, 32, 16), Config(128, 32, 32), Config(128, 64, 64), Config(64, 64, 128)),
+    "1x1": _row(Config(128, 32, 16), Config(128, 32, 32), Config(64, 64, 64), Config(32, 64, 128)),
 }
 _SINGLE_WEIGHT_GRADIENT = {
     "3x3": _row(
-        Config(16, 16, 16, window_rows=4, all_taps=True, warps=1),
+        Config(16, 16, 16, window_rows=2, all_taps=True, warps=1),
         Config(16, 16, 32, window_rows=4, all_taps=True, warps=2),
         Config(16, 16, 64, window_rows=2, all_taps=True),
-        Config(32, 64, 64),
+        Config(16, 64, 64),
     ),
     "scattered": _row(
         Config(32, 16, 16, all_taps=True, warps=1),
         Config(32, 16, 32, all_taps=True, warps=2),
         Config(16, 16, 64, all_taps=True),
-        Config(32, 64, 64),
+        Config(16, 64, 64),
     ),
     "window": _row(
         Config(16, 16, 16, all_taps=True, warps=2),
@@ -194,7 +204,7 @@ _SINGLE_WEIGHT_GRADIENT = {
         Config(32, 64, 64),
         Config(32, 64, 64),
     ),
-    "1x1": _row(Config(32, 32, 16), Config(32, 32, 32), Config(32, 64, 64), Config(32, 64, 64)),
+    "1x1": _row(Config(32, 32, 16), Config(32, 32, 32), Config(16, 64, 64), Config(16, 64, 64)),
 }
 _TABLES = {
     (False, True): _HALF,

@@ -1,30 +1,24 @@
-"""Launchers of the fused convolution's gradient, with the schema of ``fastresunet::conv_backward``."""
+"""Launcher of the fused convolution's gradient, with the schema of ``fastresunet::conv_backward``."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from typing import Any
 
-from .config import Config, accumulation
-from .convolution import empty_image
-from .finish import sum_parts
-from .input_gradients import input_gradients
-from .launch import launch
-from .output_gradient import output_gradient_kernel
+from torch import Tensor, channels_last
+
+from .config import Config
+from .input_gradients import Side, input_gradients
+from .output_gradient import OutputGradient, write_output_gradient
 from .pack import pack_weight
-from .rounding import cdiv, next_power_of_2
 from .supported import check_supported
 from .weight_gradients import weight_gradient
 
-_BLOCK_PIXELS = 64
 
-
-def conv_backward(
+def conv_gradients(
     grad: Tensor,
-    grad_mean: Tensor | None,
-    grad_m2: Tensor | None,
+    statistics: Tensor | None,
     output: Tensor,
-    mean: Tensor,
     kept: Tensor,
     data: list[Tensor],
     affine: list[Tensor],
@@ -39,107 +33,50 @@ def conv_backward(
     has_residual: bool,
     needs_sources: bool,
     needs_weight: bool,
+    added: Tensor | None = None,
+    side_grad: Tensor | None = None,
+    side_weight: Tensor | None = None,
+    side_affine: list[Tensor] | None = None,
     config: Config | None = None,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor]:
-    """Return the gradients of residual, gate, gate scale, data and affine of each source, weight and bias.
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
+    """Return the gradients of residual, gate, gate scale, data and affine of each source, weight, bias, side affines.
 
-    A gradient that is not needed is empty.
+    A gradient that is not needed is empty. ``statistics`` are the mean of what was written and the gradients of its M2
+    and mean (3, N, C), where it had any. The gradients of data include ``added``, which reached the first source
+    otherwise, and that of a second, 1x1 convolution of the same stride, which read the sources through ``side_affine``
+    (scales alone) without ReLU and whose result has the gradient ``side_grad``.
     """
     zoom = 2 if upsample[0] else 1
     height, width = ((zoom * size - 1) // stride + 1 for size in data[0].shape[2:])
     check_supported(data, upsample, pool, stride, dilation, weight.shape[0] * height * width)
-    raw, grad_gate, grad_gate_scale, bias_sums = output_gradient(
-        grad, grad_mean, grad_m2, output, mean, kept, gate, gate_scale, (height, width) if pool else None
-    )
     nothing = weight.new_empty(0)
+    grad_residual, grad_gate, grad_gate_scale = (grad.new_empty(0) for _ in range(3))
+    grad = grad.contiguous(memory_format=channels_last)
+    raw = OutputGradient(grad, (height, width), None if statistics is None else output, statistics)
+    if gate is not None or has_residual or (pool and statistics is not None):
+        raw, grad_gate, grad_gate_scale = write_output_gradient(raw, kept, gate, gate_scale)
+        grad_residual = raw.grad if has_residual else grad_residual
+    if pool:
+        raw = OutputGradient(raw.grad, (height, width), winners=kept)
     grad_data, grad_affine = [x.new_empty(0) for x in data], [v.new_empty(0) for v in affine]
+    grad_side: list[Tensor] = []
     if needs_sources:
         packed = pack_weight(weight.contiguous(), [x.shape[1] for x in data], upsample, grad.dtype, transposed=True)
-        gradients = input_gradients(
-            raw[None], data, affine, relu, upsample, packed, weight.shape[2], stride, [dilation], config
+        side = None
+        if side_grad is not None and side_weight is not None and side_affine is not None:
+            side = Side(side_grad, side_weight, side_affine)
+        grad_data, grad_affine, grad_side = input_gradients(
+            raw, data, affine, relu, upsample, packed, weight.shape[2], stride, [dilation], added, side, config
         )
-        grad_data, grad_affine = ([pair[k] for pair in gradients] for k in (0, 1))
-    return (
-        raw if has_residual else nothing,
-        grad_gate,
-        grad_gate_scale,
-        grad_data,
-        grad_affine,
-        weight_gradient(raw, data, affine, relu, upsample, weight, stride, dilation, config)
-        if needs_weight
-        else nothing,
-        sum_parts(bias_sums.flatten(0, 1)[None], weight.dtype)[0] if needs_weight else nothing,
-    )
+    grad_weight = grad_bias = nothing
+    if needs_weight:
+        grad_weight, grad_bias = weight_gradient(raw, data, affine, relu, upsample, weight, stride, dilation, config)
+    return grad_residual, grad_gate, grad_gate_scale, grad_data, grad_affine, grad_weight, grad_bias, grad_side
 
 
-def output_gradient(
-    grad: Tensor,
-    grad_mean: Tensor | None,
-    grad_m2: Tensor | None,
-    output: Tensor,
-    mean: Tensor,
-    kept: Tensor,
-    gate: Tensor | None,
-    gate_scale: Tensor | None,
-    pooled_from: tuple[int, int] | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of the raw convolution result, the gate, the gate's scale, and sums for that of the bias.
-
-    Args:
-        grad: gradient of what was written (N, C, H, W).
-        grad_mean: gradient of its mean (N, C), together with ``grad_m2``.
-        grad_m2: gradient of its M2 (N, C).
-        output: what was written.
-        mean: its mean.
-        kept: pool positions, or the result before the gate.
-        gate: factor of the result.
-        gate_scale: (N, C), factor of the gate.
-        pooled_from: rows and columns before the pooling, or ``None`` without one.
-    """
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    # Gradients of vectors are often slices of larger ones.
-    grad_mean, grad_m2 = (None if vector is None else vector.contiguous() for vector in (grad_mean, grad_m2))
-    samples, channels, rows, columns = grad.shape
-    height, width = pooled_from or (rows, columns)
-    result = empty_image(grad, channels, height, width, grad.dtype)
-    if pooled_from and (height % 2 or width % 2):
-        result.zero_()
-    block = min(64, max(16, next_power_of_2(channels)))
-    tiles = cdiv(rows * columns, _BLOCK_PIXELS)
-    bias_sums = grad.new_empty((samples, tiles, channels), dtype=torch.promote_types(grad.dtype, torch.float32))
-    scale_sums = torch.empty_like(bias_sums) if gate_scale is not None else None
-    grad_gate = torch.empty_like(grad) if gate is not None else None
-    launch(
-        output_gradient_kernel,
-        (samples * tiles, cdiv(channels, block)),
-        grad,
-        grad_mean,
-        grad_m2,
-        output if grad_mean is not None else None,
-        mean if grad_mean is not None else None,
-        kept if pooled_from or gate is not None else None,
-        gate,
-        gate_scale,
-        result,
-        grad_gate,
-        bias_sums,
-        scale_sums,
-        rows,
-        columns,
-        tiles,
-        height,
-        width,
-        channels,
-        POOL=pooled_from is not None,
-        BLOCK_PIXELS=_BLOCK_PIXELS,
-        BLOCK_CHANNELS=block,
-        EXACT=rows * columns % _BLOCK_PIXELS == 0 and channels % block == 0,
-        ACCUMULATE=accumulation(grad.dtype),
-    )
-    nothing = grad.new_empty(0)
-    return (
-        result,
-        nothing if grad_gate is None else grad_gate,
-        nothing if scale_sums is None else sum_parts(scale_sums, scale_sums.dtype),
-        bias_sums,
-    )
+def conv_backward(
+    *arguments: Any, config: Config | None = None
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor]:
+    """Return the gradients of a convolution that is alone in reading its sources, see ``conv_gradients``."""
+    gradients: Callable[..., Any] = conv_gradients
+    return gradients(*arguments, config=config)[:7]

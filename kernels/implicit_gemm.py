@@ -15,7 +15,7 @@ and by none where that is not in 0 .. TAPS - 1.
 import triton
 import triton.language as tl
 
-from .operand import lies_within, load_activated, load_read_affine, load_weight
+from .operand import at_sample, load_input, load_read_affine, load_statistics, load_weight
 from .window import first_input_pixel
 
 
@@ -68,6 +68,8 @@ def zero_accumulators(
 def accumulate(
     accumulators,
     data_ptr,
+    added_ptr,
+    winner_ptr,
     affine_ptr,
     weight_ptr,
     sample,
@@ -101,31 +103,40 @@ def accumulate(
 ):
     """Add one source's products to the accumulators (BLOCK_PIXELS, BLOCK_OUT) of a window.
 
-    Input (y, x) of a window is the source's pixel (first_row + y dilation, first_column + x dilation). ``weight_ptr``
-    is at this source's matrix of the first tap, those of the other taps follow ``slot_size`` elements apart; ``pitch``
-    as in ``load_weight``. RAW: the weight is a 1x1 parameter as it is, (outputs, inputs).
+    Input (y, x) of a window is the source's pixel (first_row + y dilation, first_column + x dilation), see
+    ``load_input``; with ``added_ptr`` the affine is that of ``load_statistics``. ``weight_ptr`` is at this source's
+    matrix of the first tap, those of the other taps follow ``slot_size`` elements apart; ``pitch`` as in
+    ``load_weight``. RAW: the weight is a 1x1 parameter as it is, (outputs, inputs).
     """
     TRANSPOSED: tl.constexpr = RAW and MODE == "forward"
     DTYPE: tl.constexpr = data_ptr.dtype.element_ty
-    data_ptr += sample.to(tl.int64) * height * width * channels
+    data_ptr, added_ptr, winner_ptr = at_sample(data_ptr, added_ptr, winner_ptr, sample, height, width, channels)
     for first_channel in range(0, channels, BLOCK_IN):
         channel = first_channel + tl.arange(0, BLOCK_IN)
         # Offsets of input (0, 0); those of the others are a constant away.
         origin = (first_row * width + first_column)[:, None] * channels + channel[None, :]
         center, scale, shift = 0.0, 0.0, 0.0
-        if AFFINE > 0:
+        if added_ptr is not None:
+            center, scale, shift = load_statistics(affine_ptr, sample, samples, channel, channels, height * width)
+        elif AFFINE > 0:
             center, scale, shift = load_read_affine(
                 affine_ptr, sample, samples, channel, channels, AFFINE, DTYPE, PACKED
             )
         if WINDOW_ROWS * WINDOW_COLUMNS == 1 and TAPS == 3 and MODE != "spread":
             # A loop that the compiler can pipeline; nothing is shared between taps of a single position.
             for index in range(9):
-                h = load_activated(
-                    data_ptr + ((index // 3) * width + (index % 3)) * dilation * channels,
+                h = load_input(
+                    data_ptr,
+                    added_ptr,
+                    winner_ptr,
                     origin,
-                    lies_within(first_row + (index // 3) * dilation, height)
-                    & lies_within(first_column + (index % 3) * dilation, width)
-                    & wanted,
+                    first_row,
+                    first_column,
+                    (index // 3) * dilation,
+                    (index % 3) * dilation,
+                    wanted,
+                    height,
+                    width,
                     channel,
                     channels,
                     center,
@@ -151,50 +162,21 @@ def accumulate(
                     WIDEN,
                 )
                 accumulators = (tl.dot(h, w, accumulators[0], input_precision=PRECISION, out_dtype=ACCUMULATE),)
-        elif TAPS == 1 and STEP == 0:
-            # An upsampled source under a 1x1 weight: one product for all positions.
-            h = load_activated(
-                data_ptr,
-                origin,
-                lies_within(first_row, height) & lies_within(first_column, width) & wanted,
-                channel,
-                channels,
-                center,
-                scale,
-                shift,
-                AFFINE,
-                RELU,
-                EXACT,
-                ACCUMULATE,
-                PACKED,
-                WIDEN,
-            )
-            w = load_weight(
-                weight_ptr,
-                pitch,
-                channel,
-                produced,
-                channels,
-                produced_channels,
-                TRANSPOSED,
-                EXACT,
-                DTYPE,
-                WIDEN,
-            )
-            product = tl.dot(h, w, input_precision=PRECISION, out_dtype=ACCUMULATE)
-            updated = ()
-            for p in tl.static_range(WINDOW_ROWS * WINDOW_COLUMNS):
-                updated += (accumulators[p] + product,)
-            accumulators = updated
         else:
             for y in tl.static_range(extent(MODE, TAPS, STEP, WINDOW_ROWS)):
                 for x in tl.static_range(extent(MODE, TAPS, STEP, WINDOW_COLUMNS)):
-                    h = load_activated(
-                        data_ptr + (y * width + x) * dilation * channels,
+                    h = load_input(
+                        data_ptr,
+                        added_ptr,
+                        winner_ptr,
                         origin,
-                        lies_within(first_row + y * dilation, height)
-                        & lies_within(first_column + x * dilation, width)
-                        & wanted,
+                        first_row,
+                        first_column,
+                        y * dilation,
+                        x * dilation,
+                        wanted,
+                        height,
+                        width,
                         channel,
                         channels,
                         center,
@@ -207,43 +189,65 @@ def accumulate(
                         PACKED,
                         WIDEN,
                     )
-                    updated = ()
-                    for p in tl.static_range(WINDOW_ROWS):
-                        for q in tl.static_range(WINDOW_COLUMNS):
-                            accumulator = accumulators[p * WINDOW_COLUMNS + q]
-                            if (
-                                tap(MODE, TAPS, STEP, p, y) >= 0
-                                and tap(MODE, TAPS, STEP, p, y) < TAPS
-                                and tap(MODE, TAPS, STEP, q, x) >= 0
-                                and tap(MODE, TAPS, STEP, q, x) < TAPS
-                            ):
-                                w = load_weight(
-                                    weight_ptr
-                                    + (
-                                        slot(
-                                            MODE,
-                                            TAPS,
-                                            PARITIES,
-                                            p,
-                                            q,
-                                            tap(MODE, TAPS, STEP, p, y),
-                                            tap(MODE, TAPS, STEP, q, x),
+                    if TAPS == 1 and STEP == 0:
+                        # An upsampled source under a 1x1 weight: one product for all positions.
+                        w = load_weight(
+                            weight_ptr,
+                            pitch,
+                            channel,
+                            produced,
+                            channels,
+                            produced_channels,
+                            TRANSPOSED,
+                            EXACT,
+                            DTYPE,
+                            WIDEN,
+                        )
+                        product = tl.dot(h, w, input_precision=PRECISION, out_dtype=ACCUMULATE)
+                        updated = ()
+                        for p in tl.static_range(WINDOW_ROWS * WINDOW_COLUMNS):
+                            updated += (accumulators[p] + product,)
+                        accumulators = updated
+                    else:
+                        updated = ()
+                        for p in tl.static_range(WINDOW_ROWS):
+                            for q in tl.static_range(WINDOW_COLUMNS):
+                                accumulator = accumulators[p * WINDOW_COLUMNS + q]
+                                if (
+                                    tap(MODE, TAPS, STEP, p, y) >= 0
+                                    and tap(MODE, TAPS, STEP, p, y) < TAPS
+                                    and tap(MODE, TAPS, STEP, q, x) >= 0
+                                    and tap(MODE, TAPS, STEP, q, x) < TAPS
+                                ):
+                                    w = load_weight(
+                                        weight_ptr
+                                        + (
+                                            slot(
+                                                MODE,
+                                                TAPS,
+                                                PARITIES,
+                                                p,
+                                                q,
+                                                tap(MODE, TAPS, STEP, p, y),
+                                                tap(MODE, TAPS, STEP, q, x),
+                                            )
                                         )
+                                        * slot_size,
+                                        pitch,
+                                        channel,
+                                        produced,
+                                        channels,
+                                        produced_channels,
+                                        TRANSPOSED,
+                                        EXACT,
+                                        DTYPE,
+                                        WIDEN,
                                     )
-                                    * slot_size,
-                                    pitch,
-                                    channel,
-                                    produced,
-                                    channels,
-                                    produced_channels,
-                                    TRANSPOSED,
-                                    EXACT,
-                                    DTYPE,
-                                    WIDEN,
-                                )
-                                accumulator = tl.dot(h, w, accumulator, input_precision=PRECISION, out_dtype=ACCUMULATE)
-                            updated += (accumulator,)
-                    accumulators = updated
+                                    accumulator = tl.dot(
+                                        h, w, accumulator, input_precision=PRECISION, out_dtype=ACCUMULATE
+                                    )
+                                updated += (accumulator,)
+                        accumulators = updated
     return accumulators
 
 
@@ -304,6 +308,8 @@ def accumulate_sources(
     accumulators = accumulate(
         accumulators,
         data_ptr,
+        None,
+        None,
         affine_ptr,
         weight_ptr,
         sample,
@@ -339,6 +345,8 @@ def accumulate_sources(
         accumulators = accumulate(
             accumulators,
             data2_ptr,
+            None,
+            None,
             affine2_ptr,
             weight_ptr + channels * (1 if TAPS2 == 1 else pitch),
             sample,

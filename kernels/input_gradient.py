@@ -3,6 +3,9 @@
 With ``z = (u - center) * scale + shift`` and ``dz = dh [z > 0]`` a program writes ``du = dz * scale`` and, for its
 tile, ``sum dz`` and ``sum dz (u - center)``: the gradients of shift and scale.
 
+The gradient of a 1x1 convolution beside the first one, which read the source with a scale alone, is computed by a
+product of its own and added; so is a gradient that reached the source otherwise.
+
 A program computes BLOCK_PIXELS windows of the source by BLOCK_OUT of its channels. MODE, see ``implicit_gemm``, says
 how they meet the output's gradient: windows of a convolution of stride 2 are the four parities of (2 i + p, 2 j + q).
 """
@@ -31,12 +34,20 @@ def first_gradient_pixel(index, start, dilation, MODE: tl.constexpr, TAPS: tl.co
 @triton.jit
 def input_gradient_kernel(
     grad_ptr,
+    output_ptr,
+    statistics_ptr,
+    winner_ptr,
     weight_ptr,
     data_ptr,
     affine_ptr,
+    added_ptr,
+    side_grad_ptr,
+    side_weight_ptr,
+    side_scale_ptr,
     grad_data_out,
     shift_sum_out,
     scale_sum_out,
+    side_sum_out,
     samples,
     rows,
     columns,
@@ -68,9 +79,9 @@ def input_gradient_kernel(
 ):
     """Compute a tile of the gradient of a source (height, width, channels), in ``rows x columns`` windows.
 
-    The weight is packed (slots, outputs, inputs); the source's channels are its inputs from ``first_input`` on. The
-    output's gradient may have several branches, one for each of DILATIONS, all of which have read this source; branch k
-    has the outputs from k grad_channels on.
+    The output's gradient is read as ``output_gradient`` says. The weight is packed (slots, outputs, inputs); the
+    source's channels are its inputs from ``first_input`` on. The output's gradient may have several branches, one for
+    each of DILATIONS, all of which have read this source; branch k has the outputs from k grad_channels on.
     """
     sample = tl.program_id(0) // tiles
     index = (tl.program_id(0) % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
@@ -85,8 +96,10 @@ def input_gradient_kernel(
         column = window_start(column_index, dilation, WINDOW_COLUMNS)
         grads = accumulate(
             grads,
-            grad_ptr + branch * grad_size,
-            None,
+            (grad_ptr if output_ptr is None else output_ptr) + branch * grad_size,
+            None if output_ptr is None else grad_ptr,
+            winner_ptr,
+            statistics_ptr,
             weight_ptr + branch * grad_channels * inputs + first_input,
             sample,
             samples,
@@ -117,6 +130,43 @@ def input_gradient_kernel(
             PACKED,
             WIDEN,
         )
+    if side_grad_ptr is not None:
+        side = accumulate(
+            zero_accumulators(WINDOW_ROWS * WINDOW_COLUMNS, BLOCK_PIXELS, BLOCK_OUT, ACCUMULATE),
+            side_grad_ptr,
+            None,
+            None,
+            None,
+            side_weight_ptr + first_input,
+            sample,
+            samples,
+            first_gradient_pixel(row_index, window_start(row_index, 1, WINDOW_ROWS), 1, MODE, TAPS // 2),
+            first_gradient_pixel(column_index, window_start(column_index, 1, WINDOW_COLUMNS), 1, MODE, TAPS // 2),
+            wanted,
+            channel,
+            grad_height,
+            grad_width,
+            grad_channels,
+            channels,
+            0,
+            inputs,
+            1,
+            MODE,
+            TAPS // 2,
+            1,
+            False,
+            WINDOW_ROWS,
+            WINDOW_COLUMNS,
+            0,
+            False,
+            True,
+            BLOCK_IN,
+            EXACT,
+            ACCUMULATE,
+            PRECISION,
+            PACKED,
+            WIDEN,
+        )
     # Windows of more than one pixel are of a single branch.
     dilation: tl.constexpr = DILATIONS[0]
     row = window_start(row_index, dilation, WINDOW_ROWS)
@@ -128,6 +178,10 @@ def input_gradient_kernel(
         center, scale, shift = center[None, :], scale[None, :], shift[None, :]
     shift_total = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=ACCUMULATE)
     scale_total = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=ACCUMULATE)
+    side_total = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=ACCUMULATE)
+    side_scale = 1.0
+    if side_scale_ptr is not None:
+        side_scale = load_affine(side_scale_ptr, sample, samples, channel, channels, 1)[1][None, :]
     for p in tl.static_range(WINDOW_ROWS):
         for q in tl.static_range(WINDOW_COLUMNS):
             pixel_row = row + p * dilation
@@ -136,8 +190,10 @@ def input_gradient_kernel(
             mask = inside[:, None] & (channel < channels)[None, :]
             offset = base + (pixel_row * width + pixel_column)[:, None] * channels + channel[None, :]
             grad = grads[p * WINDOW_COLUMNS + q]
+            if data_ptr is not None:
+                u = load_block(data_ptr + offset, mask, EXACT).to(ACCUMULATE)
             if AFFINE > 0 or RELU:
-                deviation = load_block(data_ptr + offset, mask, EXACT).to(ACCUMULATE) - center
+                deviation = u - center
                 if RELU:
                     # Through NaN the gradient passes, as in PyTorch.
                     grad = tl.where(deviation * scale + shift <= 0, 0.0, grad)
@@ -147,8 +203,18 @@ def input_gradient_kernel(
                     shift_total += grad
                     scale_total += grad * deviation
                     grad *= scale
+            if side_grad_ptr is not None:
+                beside = side[p * WINDOW_COLUMNS + q]
+                if side_sum_out is not None:
+                    side_total += beside * u if EXACT else tl.where(mask, beside * u, 0.0)
+                grad += beside * side_scale
+            if added_ptr is not None:
+                grad += load_block(added_ptr + offset, mask, EXACT).to(ACCUMULATE)
             store_block(grad_data_out + offset, grad.to(grad_data_out.dtype.element_ty), mask, EXACT)
     if AFFINE > 0:
         statistic = tl.program_id(0) * channels + channel
         tl.store(shift_sum_out + statistic, tl.sum(shift_total, axis=0), mask=channel < channels)
         tl.store(scale_sum_out + statistic, tl.sum(scale_total, axis=0), mask=channel < channels)
+    if side_sum_out is not None:
+        statistic = tl.program_id(0) * channels + channel
+        tl.store(side_sum_out + statistic, tl.sum(side_total, axis=0), mask=channel < channels)

@@ -16,6 +16,7 @@ from .convolution import empty_image, is_exact, source_arguments, windows
 from .finish import sum_parts
 from .input_gradients import input_gradients
 from .launch import launch
+from .output_gradient import OutputGradient
 from .pack import pack_weight
 from .rounding import cdiv
 from .statistics import merge_statistics
@@ -234,65 +235,107 @@ def conv_norm_sum_backward(
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
     """Return the gradients of data, affine, weight, bias (branches, C) and of gamma and beta (2, branches, C)."""
     branches = _Branches(data, affine, relu, upsample, weight, bias, stride, dilation, eps)
+    raw, sums = _raw_gradients(branches, grad, gamma, mean, variance, batch_statistics, config)
+    return (
+        *_source_gradients(branches, raw, needs_sources, config),
+        _weight_gradients(branches, raw, needs_weight, config),
+        _bias_gradients(branches, sums, gamma, variance, batch_statistics),
+        sums,
+    )
+
+
+def branch_gradient(
+    grad: Tensor,
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+    dilation: int,
+    gamma: Tensor,
+    eps: float,
+    mean: Tensor,
+    variance: Tensor,
+    batch_statistics: bool,
+    needs_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of a single branch: of its raw result, of weight and bias, and of gamma and beta (2, C).
+
+    Arguments are those of ``conv_norm_sum_backward``, for one branch. The gradients of the sources are left to
+    ``conv_gradients``.
+    """
+    branches = _Branches(data, affine, relu, upsample, [weight], [bias], stride, [dilation], [eps])
+    vectors = (gamma[None], mean[None], variance[None])
+    raw, sums = _raw_gradients(branches, grad, *vectors, batch_statistics, None)
+    (grad_weight,) = _weight_gradients(branches, raw, needs_weight, None)
+    grad_bias = _bias_gradients(branches, sums, gamma[None], variance[None], batch_statistics)
+    return raw.grad[0], grad_weight, grad_bias[0], sums[:, 0]
+
+
+def _raw_gradients(
+    branches: _Branches,
+    grad: Tensor,
+    gamma: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    batch_statistics: bool,
+    config: Config | None,
+) -> tuple[OutputGradient, Tensor]:
+    """Return the gradients of the branches' raw results and those of gamma and beta (2, branches, C)."""
     branches.check()
-    chosen = config or branches.config()
+    config = config or branches.config()
     grad = grad.contiguous(memory_format=torch.channels_last)
     vectors: dict[str, Any] = {"mean_ptr": mean, "variance_ptr": variance, "grad_ptr": grad}
-    parts = grad.shape[0] * branches.tiles(chosen)[2]
-    count, outputs = len(weight), branches.outputs
+    parts = grad.shape[0] * branches.tiles(config)[2]
+    count, outputs = len(branches.weight), branches.outputs
     tile_sums = grad.new_empty((2 * count, parts, outputs), dtype=mean.dtype)
-    branches.run("reduction", chosen, tile_sum_out=tile_sums, **vectors)
+    branches.run("reduction", config, tile_sum_out=tile_sums, **vectors)
     sums = sum_parts(tile_sums, mean.dtype).view(2, count, outputs)
     height, width = branches.size
     # A leading dimension of branches before an image in channels-last layout.
     grad_branches = grad.new_empty((count, grad.shape[0], height, width, outputs)).permute(0, 1, 4, 2, 3)
     branches.run(
         "gradient",
-        chosen,
+        config,
         batch_statistics,
         gamma_ptr=gamma,
         grad_sum_ptr=sums,
         grad_branch_out=grad_branches,
         **vectors,
     )
-    return (
-        *_source_gradients(branches, grad_branches, needs_sources, config),
-        _weight_gradients(branches, grad_branches, needs_weight, config),
-        _bias_gradients(branches, sums, gamma, variance, batch_statistics),
-        sums,
-    )
+    return OutputGradient(grad_branches, branches.size), sums
 
 
 def _source_gradients(
-    branches: _Branches, grad_branches: Tensor, wanted: bool, config: Config | None
+    branches: _Branches, raw: OutputGradient, wanted: bool, config: Config | None
 ) -> tuple[list[Tensor], list[Tensor]]:
     data, affine = branches.data, branches.affine
     if not wanted:
         return [x.new_empty(0) for x in data], [v.new_empty(0) for v in affine]
-    gradients = input_gradients(
-        grad_branches,
+    grad_data, grad_affine, _ = input_gradients(
+        raw,
         data,
         affine,
         branches.relu,
         branches.upsample,
-        pack_weight(
-            branches.joined, [x.shape[1] for x in data], branches.upsample, grad_branches.dtype, transposed=True
-        ),
+        pack_weight(branches.joined, [x.shape[1] for x in data], branches.upsample, data[0].dtype, transposed=True),
         branches.weight[0].shape[2],
         branches.stride,
         branches.dilation,
-        config,
+        config=config,
     )
-    return [grad_data for grad_data, _ in gradients], [grad_affine for _, grad_affine in gradients]
+    return grad_data, grad_affine
 
 
-def _weight_gradients(branches: _Branches, grad_branches: Tensor, wanted: bool, config: Config | None) -> list[Tensor]:
+def _weight_gradients(branches: _Branches, raw: OutputGradient, wanted: bool, config: Config | None) -> list[Tensor]:
     if not wanted:
         return [w.new_empty(0) for w in branches.weight]
     reads = (branches.data, branches.affine, branches.relu, branches.upsample)
     return [
-        weight_gradient(grad, *reads, w, branches.stride, rate, config)
-        for grad, w, rate in zip(grad_branches, branches.weight, branches.dilation, strict=True)
+        weight_gradient(raw.branch(k), *reads, w, branches.stride, rate, config)[0]
+        for k, (w, rate) in enumerate(zip(branches.weight, branches.dilation, strict=True))
     ]
 
 

@@ -78,6 +78,16 @@ def load_affine(affine_ptr, sample, samples, channel, channels, AFFINE: tl.const
 
 
 @triton.jit
+def load_statistics(statistics_ptr, sample, samples, channel, channels, pixels):
+    """Load the affine that a map is added with for the gradients of its statistics.
+
+    ``statistics_ptr`` is at (mean, dM2, dmean), each (samples, channels); the affine is (y - mean) 2 dM2 + dmean / P.
+    """
+    mean, grad_m2, grad_mean = load_affine(statistics_ptr, sample, samples, channel, channels, 3)
+    return mean, 2 * grad_m2, grad_mean / pixels
+
+
+@triton.jit
 def load_read_affine(
     affine_ptr, sample, samples, channel, channels, AFFINE: tl.constexpr, DTYPE: tl.constexpr, PACKED: tl.constexpr
 ):
@@ -114,6 +124,7 @@ def lies_within(index, size):
 @triton.jit
 def load_activated(
     data_ptr,
+    added_ptr,
     offset,
     inside,
     channel,
@@ -130,14 +141,19 @@ def load_activated(
 ):
     """Load pixels (BLOCK_PIXELS, BLOCK_IN) through affine and ReLU; zero outside the image, after both.
 
-    The vectors are those of ``load_read_affine``. EXACT says that all channels of the block are wanted.
+    The vectors are those of ``load_read_affine``. EXACT says that all channels of the block are wanted. What lies at
+    the same offsets behind ``added_ptr``, unless that is ``None``, is added after the affine; the sum is rounded once.
     """
     dtype: tl.constexpr = data_ptr.dtype.element_ty
     mask = inside[:, None]
     if not EXACT:
         mask = mask & (channel < channels)[None, :]
     x = tl.load(data_ptr + offset, mask=mask, other=0.0)
-    if AFFINE == 1 and PACKED and not RELU:
+    if added_ptr is not None:
+        h = (x.to(ACCUMULATE) - center[None, :]) * scale[None, :] + shift[None, :]
+        h += tl.load(added_ptr + offset, mask=mask, other=0.0).to(ACCUMULATE)
+        h = operand(tl.where(mask, h, 0.0), dtype, WIDEN)
+    elif AFFINE == 1 and PACKED and not RELU:
         keep = tl.where(inside, -1, 0).to(tl.int16)
         h = tl.inline_asm_elementwise(
             PACKED_BFLOAT16_SCALE if dtype == tl.bfloat16 else PACKED_FLOAT16_SCALE,
@@ -171,6 +187,111 @@ def load_activated(
         h = operand(tl.where(mask, h, 0.0), dtype, WIDEN)
     else:
         h = operand(x, dtype, WIDEN)
+    return h
+
+
+@triton.jit
+def load_unpooled(
+    grad_ptr,
+    winner_ptr,
+    row,
+    column,
+    inside,
+    width,
+    channel,
+    channels,
+    EXACT: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    """Load pixels (BLOCK_PIXELS, BLOCK_IN) of the gradient of what a 2x2 maximum was taken of: zero for the losers.
+
+    ``width`` is that before the pooling; the winner is one of 2 (row % 2) + column % 2.
+    """
+    mask = inside[:, None]
+    if not EXACT:
+        mask = mask & (channel < channels)[None, :]
+    offset = ((row >> 1) * (width // 2) + (column >> 1))[:, None] * channels + channel[None, :]
+    grad = tl.load(grad_ptr + offset, mask=mask, other=0.0)
+    winner = tl.load(winner_ptr + offset, mask=mask, other=0).to(tl.int32)
+    position = (row & 1) * 2 + (column & 1)
+    return operand(tl.where(winner == position[:, None], grad, 0.0), grad_ptr.dtype.element_ty, WIDEN)
+
+
+@triton.jit
+def at_sample(data_ptr, added_ptr, winner_ptr, sample, height, width, channels):
+    """Return the pointers moved to a sample; with winners, data and they are of the pooled size."""
+    size = sample.to(tl.int64) * height * width * channels
+    if winner_ptr is not None:
+        size = sample.to(tl.int64) * (height // 2) * (width // 2) * channels
+        winner_ptr += size
+    if added_ptr is not None:
+        added_ptr += size
+    return data_ptr + size, added_ptr, winner_ptr
+
+
+@triton.jit
+def load_input(
+    data_ptr,
+    added_ptr,
+    winner_ptr,
+    origin,
+    first_row,
+    first_column,
+    y,
+    x,
+    wanted,
+    height,
+    width,
+    channel,
+    channels,
+    center,
+    scale,
+    shift,
+    AFFINE: tl.constexpr,
+    RELU: tl.constexpr,
+    EXACT: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+    PACKED: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    """Load the pixels (first_row + y, first_column + x) of one sample: activated, or as before a maximum's pooling.
+
+    ``origin`` are the offsets of pixels (first_row, first_column); (height, width) is the size before a pooling, which
+    drops an odd last row or column.
+    """
+    if winner_ptr is not None:
+        row, column = first_row + y, first_column + x
+        h = load_unpooled(
+            data_ptr,
+            winner_ptr,
+            row,
+            column,
+            lies_within(row, height // 2 * 2) & lies_within(column, width // 2 * 2) & wanted,
+            width,
+            channel,
+            channels,
+            EXACT,
+            WIDEN,
+        )
+    else:
+        step = (y * width + x) * channels
+        h = load_activated(
+            data_ptr + step,
+            None if added_ptr is None else added_ptr + step,
+            origin,
+            lies_within(first_row + y, height) & lies_within(first_column + x, width) & wanted,
+            channel,
+            channels,
+            center,
+            scale,
+            shift,
+            AFFINE,
+            RELU,
+            EXACT,
+            ACCUMULATE,
+            PACKED,
+            WIDEN,
+        )
     return h
 
 

@@ -1,64 +1,111 @@
-"""Gradient of a convolution's raw result: back through statistics, gate and pooling, in one pass.
+"""Gradient of a convolution's raw result: back through statistics, gate and pooling.
 
-``dY = dy + dmean / P + 2 dM2 (y - mean)`` for the tensor that was written; then through the gate, ``dc = dY g s`` and
-``dg = dY c s`` with the result ``c`` before the gate ``g`` of scale ``s``; or through the 2x2 maximum, to its winner.
-Every program also sums its tile of ``dc`` (the bias gradient) and of ``dY c g`` (the gradient of the scale).
+With the gradients of data ``dy``, mean and M2 of what was written,
+
+    dY = dy + dmean / P + 2 dM2 (y - mean)
+
+then through the gate, ``dc = dY g s`` and ``dg = dY c s`` with the result ``c`` before the gate ``g`` of scale ``s``;
+or through the 2x2 maximum, to its winner. The consumers of dY put the first line and the maximum together as they read.
+Where more than two consumers read it, or there is a gate, it is written once.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from .config import accumulation
+from .finish import sum_parts
+from .launch import launch
+from .operand import load_statistics
+from .rounding import cdiv, next_power_of_2
 from .tile import load_block, store_block
+
+_BLOCK_PIXELS = 64
+
+
+@dataclass(frozen=True)
+class OutputGradient:
+    """Gradients of the raw results of one or more branches, put together where they are read.
+
+    Attributes:
+        grad: (N, C, H, W), of what was written, or (branches, N, C, H, W); each channels-last.
+        size: rows and columns of the raw result.
+        output: what was written, where its statistics had gradients.
+        statistics: its mean, and the gradients of its M2 and mean (3, N, C).
+        winners: positions of maxima, where the result was pooled.
+    """
+
+    grad: Tensor
+    size: tuple[int, int]
+    output: Tensor | None = None
+    statistics: Tensor | None = None
+    winners: Tensor | None = None
+
+    @property
+    def pointers(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Arguments of the kernels that read it."""
+        return self.grad, self.output, self.statistics, self.winners
+
+    @property
+    def channels(self) -> int:
+        """Channels of one branch."""
+        return self.grad.shape[-3]
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of one sample of the raw result."""
+        return self.size[0] * self.size[1]
+
+    def branch(self, index: int) -> OutputGradient:
+        """Return the gradient of one of several branches."""
+        return OutputGradient(self.grad[index], self.size)
 
 
 @triton.jit
 def output_gradient_kernel(
     grad_ptr,
-    grad_mean_ptr,
-    grad_m2_ptr,
     output_ptr,
-    mean_ptr,
+    statistics_ptr,
     kept_ptr,
     gate_ptr,
     gate_scale_ptr,
     result_out,
     grad_gate_out,
-    bias_sum_out,
     scale_sum_out,
-    rows,
-    columns,
+    samples,
+    pixels,
     tiles,
-    height,
-    width,
     channels,
-    POOL: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
     EXACT: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
-    """Compute a tile of ``rows x columns`` written pixels; (height, width) is the raw result's size if POOL."""
+    """Compute a tile of the gradient before the gate, or of what was written if there is none."""
     sample = tl.program_id(0) // tiles
     pixel = (tl.program_id(0) % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     within = channel < channels
-    mask = (pixel < rows * columns)[:, None] & within[None, :]
-    base = sample.to(tl.int64) * rows * columns * channels
+    mask = (pixel < pixels)[:, None] & within[None, :]
+    base = sample.to(tl.int64) * pixels * channels
     offset = base + pixel[:, None] * channels + channel[None, :]
     vector = sample * channels + channel
     dtype = result_out.dtype.element_ty
 
     grad = load_block(grad_ptr + offset, mask, EXACT).to(ACCUMULATE)
-    if grad_mean_ptr is not None:
-        mean = tl.load(mean_ptr + vector, mask=within, other=0.0)
-        grad_mean = tl.load(grad_mean_ptr + vector, mask=within, other=0.0)
-        grad_m2 = tl.load(grad_m2_ptr + vector, mask=within, other=0.0)
+    if output_ptr is not None:
+        mean, slope, level = load_statistics(statistics_ptr, sample, samples, channel, channels, pixels)
         deviation = load_block(output_ptr + offset, mask, EXACT).to(ACCUMULATE) - mean[None, :]
-        grad += deviation * (2 * grad_m2)[None, :] + (grad_mean / (rows * columns))[None, :]
-    grad = grad.to(dtype).to(ACCUMULATE)
+        grad += deviation * slope[None, :] + level[None, :]
     if not EXACT:
         grad = tl.where(mask, grad, 0.0)
     if gate_ptr is not None:
+        grad = grad.to(dtype).to(ACCUMULATE)
         raw = load_block(kept_ptr + offset, mask, EXACT).to(ACCUMULATE)
         gate = load_block(gate_ptr + offset, mask, EXACT).to(ACCUMULATE)
         grad_gate = grad * raw
@@ -69,16 +116,55 @@ def output_gradient_kernel(
             grad_gate *= scale[None, :]
             gate *= scale[None, :]
         store_block(grad_gate_out + offset, grad_gate.to(dtype), mask, EXACT)
-        grad = (grad * gate).to(dtype).to(ACCUMULATE)
-    tl.store(bias_sum_out + tl.program_id(0) * channels + channel, tl.sum(grad, axis=0), mask=within)
-    if POOL:
-        winner = load_block(kept_ptr + offset, mask, EXACT).to(tl.int32)
-        row, column = pixel // columns, pixel % columns
-        raw_base = sample.to(tl.int64) * height * width * channels
-        for position in tl.static_range(4):
-            raw_pixel = (row * 2 + position // 2) * width + column * 2 + position % 2
-            value = tl.where(winner == position, grad, 0.0)
-            pointer = result_out + raw_base + raw_pixel[:, None] * channels + channel[None, :]
-            store_block(pointer, value.to(dtype), mask, EXACT)
-    else:
-        store_block(result_out + offset, grad.to(dtype), mask, EXACT)
+        grad *= gate
+    store_block(result_out + offset, grad.to(dtype), mask, EXACT)
+
+
+def write_output_gradient(
+    gradient: OutputGradient, kept: Tensor, gate: Tensor | None, gate_scale: Tensor | None
+) -> tuple[OutputGradient, Tensor, Tensor]:
+    """Return the gradient of the result before a gate, as one tensor, and those of the gate and its scale.
+
+    Args:
+        gradient: of what was written, not pooled.
+        kept: the result before the gate.
+        gate: factor of the result, or ``None``.
+        gate_scale: (N, C), factor of the gate, or ``None``.
+    """
+    grad, output, statistics, _ = gradient.pointers
+    samples, channels, height, width = grad.shape
+    pixels = height * width
+    result = torch.empty_like(grad)
+    block = min(64, max(16, next_power_of_2(channels)))
+    tiles = cdiv(pixels, _BLOCK_PIXELS)
+    scale_sums = None
+    if gate_scale is not None:
+        scale_sums = gate_scale.new_empty((samples, tiles, channels))
+    grad_gate = None if gate is None else torch.empty_like(grad)
+    launch(
+        output_gradient_kernel,
+        (samples * tiles, cdiv(channels, block)),
+        grad,
+        output,
+        statistics,
+        kept if gate is not None else None,
+        gate,
+        gate_scale,
+        result,
+        grad_gate,
+        scale_sums,
+        samples,
+        pixels,
+        tiles,
+        channels,
+        BLOCK_PIXELS=_BLOCK_PIXELS,
+        BLOCK_CHANNELS=block,
+        EXACT=pixels % _BLOCK_PIXELS == 0 and channels % block == 0,
+        ACCUMULATE=accumulation(grad.dtype),
+    )
+    nothing = grad.new_empty(0)
+    return (
+        OutputGradient(result, gradient.size),
+        nothing if grad_gate is None else grad_gate,
+        nothing if scale_sums is None else sum_parts(scale_sums, scale_sums.dtype),
+    )

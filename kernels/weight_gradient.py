@@ -14,25 +14,84 @@ import triton
 import triton.language as tl
 
 from .implicit_gemm import extent, slot, tap, zero_accumulators
-from .operand import lies_within, load_activated, load_read_affine, operand
+from .operand import at_sample, lies_within, load_activated, load_input, load_read_affine, load_statistics, operand
 from .tile import load_block
 from .window import first_input_pixel, window_start
 
 
 @triton.jit
-def load_gradient(grad_ptr, row, column, wanted, channel, height, width, channels, EXACT: tl.constexpr):
-    """Load pixels (BLOCK_PIXELS, BLOCK_OUT) of the output's gradient."""
-    inside = wanted & (row < height) & (column < width)
-    offset = (row * width + column)[:, None] * channels + channel[None, :]
-    return load_block(grad_ptr + offset, inside[:, None] & (channel < channels)[None, :], EXACT)
+def load_gradient(
+    grad_ptr,
+    output_ptr,
+    winner_ptr,
+    statistics_ptr,
+    sample,
+    samples,
+    row,
+    column,
+    wanted,
+    channel,
+    height,
+    width,
+    channels,
+    EXACT: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    """Load pixels (BLOCK_PIXELS, BLOCK_OUT) of the output's gradient, put together as ``output_gradient`` says."""
+    grad_ptr, output_ptr, winner_ptr = at_sample(grad_ptr, output_ptr, winner_ptr, sample, height, width, channels)
+    if output_ptr is None and winner_ptr is None:
+        inside = wanted & (row < height) & (column < width)
+        offset = (row * width + column)[:, None] * channels + channel[None, :]
+        grad = load_block(grad_ptr + offset, inside[:, None] & (channel < channels)[None, :], EXACT)
+        grad = operand(grad, grad_ptr.dtype.element_ty, WIDEN)
+    else:
+        center, scale, shift = 0.0, 0.0, 0.0
+        if output_ptr is not None:
+            center, scale, shift = load_statistics(statistics_ptr, sample, samples, channel, channels, height * width)
+        grad = load_input(
+            grad_ptr if output_ptr is None else output_ptr,
+            None if output_ptr is None else grad_ptr,
+            winner_ptr,
+            (row * width + column)[:, None] * channels + channel[None, :],
+            row,
+            column,
+            0,
+            0,
+            wanted,
+            height,
+            width,
+            channel,
+            channels,
+            center,
+            scale,
+            shift,
+            0,
+            False,
+            EXACT,
+            ACCUMULATE,
+            False,
+            WIDEN,
+        )
+    return grad
+
+
+@triton.jit
+def store_bias_sum(bias_sum_out, total, part, channel, channels):
+    """Store the sums (channels,) of a program's gradients, one part of the bias gradient."""
+    tl.store(bias_sum_out + part * channels + channel, total, mask=channel < channels)
 
 
 @triton.jit
 def all_taps_weight_gradient_kernel(
     grad_ptr,
+    output_ptr,
+    statistics_ptr,
+    winner_ptr,
     data_ptr,
     affine_ptr,
     slab_out,
+    bias_sum_out,
     samples,
     rows,
     columns,
@@ -71,6 +130,7 @@ def all_taps_weight_gradient_kernel(
     channel = tl.program_id(1) * BLOCK_IN + tl.arange(0, BLOCK_IN)
     out_channel = tl.program_id(2) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     products = zero_accumulators(SLOTS, BLOCK_IN, BLOCK_OUT, ACCUMULATE)
+    bias_total = tl.zeros((BLOCK_OUT,), dtype=ACCUMULATE)
     for item in range(split, samples * tiles, splits):
         sample = item // tiles
         index = (item % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
@@ -87,13 +147,17 @@ def all_taps_weight_gradient_kernel(
             center, scale, shift = load_read_affine(
                 affine_ptr, sample, samples, channel, channels, AFFINE, dtype, PACKED
             )
-        grad_base = grad_ptr + sample.to(tl.int64) * out_height * out_width * out_channels
         data_base = data_ptr + sample.to(tl.int64) * height * width * channels
         grads = ()
         for p in tl.static_range(WINDOW_ROWS):
             for q in tl.static_range(WINDOW_COLUMNS):
                 grad = load_gradient(
-                    grad_base,
+                    grad_ptr,
+                    output_ptr,
+                    winner_ptr,
+                    statistics_ptr,
+                    sample,
+                    samples,
                     row + p * spacing,
                     column + q * spacing,
                     wanted,
@@ -102,12 +166,18 @@ def all_taps_weight_gradient_kernel(
                     out_width,
                     out_channels,
                     EXACT,
+                    ACCUMULATE,
+                    WIDEN,
                 )
-                grads += (operand(grad, dtype, WIDEN),)
+                grads += (grad,)
+                if bias_sum_out is not None:
+                    if tl.program_id(1) == 0:
+                        bias_total += tl.sum(grad.to(ACCUMULATE), axis=0)
         for y in tl.static_range(extent("forward", TAPS, READ_STEP, WINDOW_ROWS)):
             for x in tl.static_range(extent("forward", TAPS, READ_STEP, WINDOW_COLUMNS)):
                 h = load_activated(
                     data_base + (y * width + x) * dilation * channels,
+                    None,
                     origin,
                     lies_within(first_row + y * dilation, height)
                     & lies_within(first_column + x * dilation, width)
@@ -156,6 +226,9 @@ def all_taps_weight_gradient_kernel(
             products[k],
             mask=(channel < channels)[:, None] & (out_channel < out_channels)[None, :],
         )
+    if bias_sum_out is not None:
+        if tl.program_id(1) == 0:
+            store_bias_sum(bias_sum_out, bias_total, split, out_channel, out_channels)
 
 
 @triton.jit
@@ -173,9 +246,13 @@ def add_product(products, a, b, SLOT: tl.constexpr, ACCUMULATE: tl.constexpr, PR
 @triton.jit
 def one_tap_weight_gradient_kernel(
     grad_ptr,
+    output_ptr,
+    statistics_ptr,
+    winner_ptr,
     data_ptr,
     affine_ptr,
     slab_out,
+    bias_sum_out,
     samples,
     rows,
     columns,
@@ -212,6 +289,8 @@ def one_tap_weight_gradient_kernel(
     channel = (tl.program_id(1) // out_blocks) * BLOCK_IN + tl.arange(0, BLOCK_IN)
     out_channel = (tl.program_id(1) % out_blocks) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     product = tl.zeros((BLOCK_IN, BLOCK_OUT), dtype=ACCUMULATE)
+    bias_total = tl.zeros((BLOCK_OUT,), dtype=ACCUMULATE)
+    sums_bias = (tap_index == 0) & (tl.program_id(1) < out_blocks)
     for item in range(split, samples * tiles, splits):
         sample = item // tiles
         index = (item % tiles) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
@@ -235,6 +314,7 @@ def one_tap_weight_gradient_kernel(
             data_ptr
             + sample.to(tl.int64) * height * width * channels
             + ((tap_index // TAPS) * width + (tap_index % TAPS)) * dilation * channels,
+            None,
             origin,
             lies_within(first_row + (tap_index // TAPS) * dilation, height)
             & lies_within(first_column + (tap_index % TAPS) * dilation, width)
@@ -252,7 +332,12 @@ def one_tap_weight_gradient_kernel(
             WIDEN,
         )
         grad = load_gradient(
-            grad_ptr + sample.to(tl.int64) * out_height * out_width * out_channels,
+            grad_ptr,
+            output_ptr,
+            winner_ptr,
+            statistics_ptr,
+            sample,
+            samples,
             row,
             column,
             wanted,
@@ -261,13 +346,20 @@ def one_tap_weight_gradient_kernel(
             out_width,
             out_channels,
             EXACT,
+            ACCUMULATE,
+            WIDEN,
         )
-        product = tl.dot(
-            tl.trans(h), operand(grad, dtype, WIDEN), product, input_precision=PRECISION, out_dtype=ACCUMULATE
-        )
+        if bias_sum_out is not None:
+            if sums_bias:
+                bias_total += tl.sum(grad.to(ACCUMULATE), axis=0)
+        product = tl.dot(tl.trans(h), grad, product, input_precision=PRECISION, out_dtype=ACCUMULATE)
     slab = (split * tl.num_programs(2) + slot_index).to(tl.int64) * channels * out_channels
     tl.store(
         slab_out + slab + channel[:, None] * out_channels + out_channel[None, :],
         product,
         mask=(channel < channels)[:, None] & (out_channel < out_channels)[None, :],
     )
+    if bias_sum_out is not None:
+        if sums_bias:
+            quarters = tl.num_programs(2) // (TAPS * TAPS)
+            store_bias_sum(bias_sum_out, bias_total, split * quarters + quarter, out_channel, out_channels)

@@ -10,16 +10,18 @@ from .config import Config, Layer, arithmetic
 from .convolution import is_exact, source_arguments, windows
 from .finish import finish_weight
 from .launch import launch
+from .output_gradient import OutputGradient
 from .rounding import cdiv
 from .weight_gradient import all_taps_weight_gradient_kernel, one_tap_weight_gradient_kernel
 
 # Programs that fill a large GPU once, and a few times over; the weight gradient splits its pixels until it has as many.
 _FEWEST_PROGRAMS, _MOST_PROGRAMS = 128, 512
-_SLAB_BYTES = 8 << 20
+# Of all slabs of a layer together; they are written once and read once.
+_SLAB_BYTES = 2 << 20
 
 
 def weight_gradient(
-    grad: Tensor,
+    grad: OutputGradient,
     data: list[Tensor],
     affine: list[Tensor],
     relu: list[bool],
@@ -28,11 +30,11 @@ def weight_gradient(
     stride: int,
     dilation: int,
     config: Config | None = None,
-) -> Tensor:
-    """Return the gradient of the weight, in its dtype.
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of weight and bias, in the weight's dtype.
 
     Args:
-        grad: gradient of the raw convolution result, channels-last.
+        grad: gradient of the raw convolution result.
         data: the sources (N, C, H, W), channels-last.
         affine: (3, N, C) or (1, N, C) of each, or empty.
         relu: whether each was read through a ReLU.
@@ -43,16 +45,20 @@ def weight_gradient(
         config: tile, or ``None`` for the chosen one.
     """
     grad_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    grad_bias = grad_weight.new_empty(weight.shape[0])
     first_input = 0
     for source in zip(data, affine, relu, upsample, strict=True):
-        slabs = _weight_gradient_slabs(grad, *source, weight.shape[2], stride, dilation, config)
-        finish_weight(slabs, grad_weight, first_input, source[3] and weight.shape[2] == 3)
+        # Every source sees the whole gradient: the first one's programs also sum that of the bias.
+        slabs, bias_sums = _weight_gradient_slabs(
+            grad, *source, weight.shape[2], stride, dilation, first_input == 0, config
+        )
+        finish_weight(slabs, grad_weight, first_input, source[3] and weight.shape[2] == 3, bias_sums, grad_bias)
         first_input += source[0].shape[1]
-    return grad_weight
+    return grad_weight, grad_bias
 
 
 def _weight_gradient_slabs(
-    grad: Tensor,
+    grad: OutputGradient,
     data: Tensor,
     affine: Tensor,
     relu: bool,
@@ -60,15 +66,16 @@ def _weight_gradient_slabs(
     kernel_size: int,
     stride: int,
     dilation: int,
+    needs_bias: bool,
     config: Config | None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
     samples, channels, height, width = data.shape
-    out_channels, out_height, out_width = grad.shape[1:]
+    out_channels, (out_height, out_width), dtype = grad.channels, grad.size, grad.grad.dtype
     if config is None:
         config = choose(
             Layer(
                 "weight_gradient",
-                grad.dtype,
+                dtype,
                 channels,
                 out_channels,
                 kernel_size,
@@ -78,7 +85,7 @@ def _weight_gradient_slabs(
                 False,
                 out_height * out_width,
             ),
-            grad.device,
+            data.device,
         )
     taps = 2 if upsample and kernel_size == 3 else kernel_size
     slots = taps * taps * (4 if upsample and (taps == 2 or not config.all_taps) else 1)
@@ -98,17 +105,23 @@ def _weight_gradient_slabs(
     slab_bytes = 4 * config.block_in * config.block_out * (slots if config.all_taps else 1)
     wanted = min(_MOST_PROGRAMS, max(_FEWEST_PROGRAMS, _SLAB_BYTES // slab_bytes))
     splits = max(1, min(samples * tiles, wanted // programs))
-    accumulate = torch.promote_types(grad.dtype, torch.float32)
-    slabs = grad.new_empty((splits, slots, channels, out_channels), dtype=accumulate)
-    exact = is_exact(grad.shape, (window_rows, window_columns), dilation, config, [channels])
+    accumulate = torch.promote_types(dtype, torch.float32)
+    slabs = data.new_empty((splits, slots, channels, out_channels), dtype=accumulate)
+    bias_sums = None
+    if needs_bias:
+        bias_sums = slabs.new_empty((splits * (1 if config.all_taps else slots // taps**2), out_channels))
+    exact = is_exact(
+        (samples, out_channels, out_height, out_width), (window_rows, window_columns), dilation, config, [channels]
+    )
     grid = (splits, cdiv(channels, config.block_in), cdiv(out_channels, config.block_out))
     window = {"WINDOW_ROWS": window_rows, "WINDOW_COLUMNS": window_columns, "STEP": stride}
     launch(
         all_taps_weight_gradient_kernel if config.all_taps else one_tap_weight_gradient_kernel,
         grid if config.all_taps else (splits, blocks, slots),
-        grad,
+        *grad.pointers,
         *source_arguments(data, affine)[:2],
         slabs,
+        bias_sums,
         samples,
         rows,
         columns,
@@ -122,7 +135,7 @@ def _weight_gradient_slabs(
         channels,
         stride,
         dilation,
-        multiply_adds=grad.numel() * channels * taps**2,
+        multiply_adds=samples * grad.pixels * out_channels * channels * taps**2,
         TAPS=taps,
         UPSAMPLE=upsample,
         AFFINE=len(affine),
@@ -134,6 +147,6 @@ def _weight_gradient_slabs(
         num_warps=config.warps,
         num_stages=config.stages,
         **(window if config.all_taps else {}),
-        **arithmetic(grad.dtype),
+        **arithmetic(dtype),
     )
-    return slabs
+    return slabs, bias_sums

@@ -61,23 +61,31 @@ def assert_gradients_close(model: nn.Module, reference: nn.Module, tolerance: fl
         assert difference <= allowed, f"{name}: difference {difference:.3e}, largest gradient {scale:.3e}"
 
 
-def assert_gradients_round_alike(model: nn.Module, reference: nn.Module, exact: nn.Module) -> None:
+def assert_gradients_round_alike(trials: Sequence[tuple[nn.Module, nn.Module, nn.Module]]) -> None:
     """Assert that gradients in low precision are as close to float64 as the reference's.
 
-    Rounding can turn a ReLU on or off, so that single gradients of either network may be far off: the median over
-    parameters is held tightly, the total loosely.
+    Rounding can turn a ReLU on or off, and a single weight of the first layer can dominate a total, so that single
+    gradients of either network may be far off: the median over parameters is held tightly, the total loosely, both over
+    several networks.
+
+    Args:
+        trials: the network, its reference and that in float64, after a backward pass each.
     """
-    parameters = zip(model.parameters(), reference.parameters(), exact.parameters(), strict=True)
-    gradients = [tuple(p.grad.double() for p in triple if p.grad is not None) for triple in parameters]
-    largest = max(float(true.abs().max()) for *_, true in gradients)
-    # A bias in front of a BatchNorm has gradient 0; what is left of it is rounding of no consequence.
-    gradients = [triple for triple in gradients if float(triple[2].abs().max()) > 1e-9 * largest]
+    gradients = [triple for networks in trials for triple in _gradients_with_effect(*networks)]
     errors, reference_errors = (
         torch.stack([(triple[i] - triple[2]).norm() / triple[2].norm() for triple in gradients]) for i in (0, 1)
     )
     assert float(errors.median()) <= 2 * float(reference_errors.median())
     totals = [torch.stack([(triple[i] - triple[2]).norm() for triple in gradients]).norm() for i in (0, 1)]
     assert float(totals[0]) <= 4 * float(totals[1])
+
+
+def _gradients_with_effect(model: nn.Module, reference: nn.Module, exact: nn.Module) -> list[tuple[Tensor, ...]]:
+    """Return the gradients of each parameter, without biases in front of a BatchNorm: theirs are 0 but for rounding."""
+    parameters = zip(model.parameters(), reference.parameters(), exact.parameters(), strict=True)
+    gradients = [tuple(p.grad.double() for p in triple if p.grad is not None) for triple in parameters]
+    largest = max(float(true.abs().max()) for *_, true in gradients)
+    return [triple for triple in gradients if float(triple[2].abs().max()) > 1e-9 * largest]
 
 
 def assert_buffers_close(model: nn.Module, reference: nn.Module, tolerance: float) -> None:

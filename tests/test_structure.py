@@ -23,6 +23,8 @@ LAYERS = [
     ("fastresunet.blocks",),
     ("fastresunet.model",),
     ("fastresunet.tuning",),
+    ("fastresunet.keras_file",),
+    ("fastresunet.keras",),
     ("fastresunet.inference",),
     ("fastresunet.training",),
     ("fastresunet.cli",),
@@ -83,7 +85,8 @@ def run(code: str) -> str:
 def test_import_loads_no_optional_package_and_touches_no_device() -> None:
     loaded = run(
         "import sys, fastresunet, torch\n"
-        "optional = {'lightning', 'torchmetrics', 'torchvision', 'matplotlib', 'PIL', 'triton', 'tensorboard'}\n"
+        "optional = {'h5py', 'lightning', 'matplotlib', 'monai', 'PIL', 'tensorboard', 'torchmetrics', 'torchvision'}\n"
+        "optional.add('triton')\n"
         "print(sorted(optional & set(sys.modules)), torch.cuda.is_initialized())"
     )
     assert loaded == "[] False"

@@ -152,7 +152,7 @@ def test_every_block_is_counted_forward_and_backward(name: str) -> None:
     blocks = {"c1", "c2", "c3", "c4", "b1", "d1", "d2", "d3", "aspp", "output", OUTSIDE}
     for backward in (False, True):
         assert {record.block for record in records if record.backward == backward} == blocks
-    assert sum(record.launches for record in records if record.block == OUTSIDE) < 10
+    assert sum(record.launches for record in records if record.block == OUTSIDE) < 12
 
 
 def test_every_convolution_has_a_name() -> None:
@@ -180,7 +180,7 @@ def test_the_plain_network_has_its_published_arithmetic() -> None:
 
 # Lower these as the code gets better, down to GOALS.
 @pytest.mark.parametrize(
-    ("training", "launches", "gigabytes"), [(True, 557, 0.86), (False, GOALS[False].launches, GOALS[False].gigabytes)]
+    ("training", "launches", "gigabytes"), [(True, 466, 0.72), (False, GOALS[False].launches, GOALS[False].gigabytes)]
 )
 def test_bfloat16_at_256_pixels_costs_at_most(training: bool, launches: int, gigabytes: float) -> None:
     total = Totals.of(count(NETWORKS["FastResUNetPP"], training, torch.bfloat16, 8, 256), 8)
@@ -193,10 +193,5 @@ def test_host_times_are_taken_for_forward_and_backward() -> None:
     with times.timing():
         block(x).sum().backward()
     block(x)
-    calls = {kind: len(values) for kind, values in times.microseconds.items() if kind[0].startswith("conv")}
-    assert calls == {
-        ("conv", "forward", 0): 2,
-        ("conv", "backward", 0): 2,
-        ("conv_norm_sum", "forward", 0): 1,
-        ("conv_norm_sum", "backward", 0): 1,
-    }
+    calls = {kind: len(values) for kind, values in times.microseconds.items() if kind[0].startswith("residual")}
+    assert calls == {("residual_block", "forward", 0): 1, ("residual_block", "backward", 0): 1}

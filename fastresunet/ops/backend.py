@@ -83,6 +83,14 @@ def observed_calls(observer: Callable[[Call], None]) -> Iterator[None]:
         _observers.remove(observer)
 
 
+def compute(backend: Backend, name: str, *operands: Any) -> Any:
+    """Return the results of an operation; see ``Call``."""
+    call = Call(name, operands)
+    for observer in _observers:
+        observer(call)
+    return call.compute(backend)
+
+
 def dispatching(name: str) -> Callable[..., Any]:
     """Return an implementation that takes the backend as its last argument.
 
@@ -93,10 +101,7 @@ def dispatching(name: str) -> Callable[..., Any]:
     @functools.wraps(getattr(torch_backend, name))
     def implementation(*arguments: Any) -> Any:
         *operands, backend = arguments
-        call = Call(name, tuple(operands))
-        for observer in _observers:
-            observer(call)
-        return call.compute(backend)
+        return compute(backend, name, *operands)
 
     return implementation
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastresunet.ops.backend import Backend, dispatching
-from fastresunet.ops.library import LIBRARY, differentiable_once, register
+from fastresunet.ops.library import differentiable, differentiable_once, register
 
 
 class Moments(NamedTuple):
@@ -132,17 +132,17 @@ def _backward_shapes(
     batch_statistics: bool,
     backend: str,
 ) -> tuple[Tensor, ...]:
-    def like(vector: Tensor | None, wanted: bool = batch_statistics) -> Tensor:
-        return mu.new_empty(vector.shape if vector is not None and wanted else (0,))
-
-    sections = (like(mean), like(m2), like(gate, True), like(mean2), like(m2_2), like(gate2, True))
-    return *sections, torch.empty_like(gamma), torch.empty_like(gamma)
+    results = []
+    for center, factor in ((mean, gate), (mean2, gate2)):
+        results.append(mu.new_empty((3, *center.shape) if center is not None and batch_statistics else (0,)))
+        results.append(mu.new_empty((0,) if factor is None else factor.shape))
+    return *results, torch.empty_like(gamma), torch.empty_like(gamma)
 
 
 _batch_affine_backward = register(
     f"batch_affine_backward(Tensor grad_affine, Tensor grad_affine2, {_MAPS}, Tensor mu, Tensor var, float eps, "
-    "bool batch_statistics, str backend) -> (Tensor mean, Tensor m2, Tensor gate, Tensor mean2, Tensor m2_2, "
-    "Tensor gate2, Tensor gamma, Tensor beta)",
+    "bool batch_statistics, str backend) -> (Tensor statistics, Tensor gate, Tensor statistics2, Tensor gate2, "
+    "Tensor gamma, Tensor beta)",
     dispatching("batch_affine_backward"),
     _backward_shapes,
 )
@@ -167,7 +167,7 @@ def _backward(
         mu.new_zeros((3, samples, section) if section else (0,)) if grad is None else grad.contiguous()
         for grad, section in zip((grad_affine, grad_affine2), sections, strict=True)
     )
-    *grads, grad_gamma, grad_beta = _batch_affine_backward(
+    statistics, grad_gate, statistics2, grad_gate2, grad_gamma, grad_beta = _batch_affine_backward(
         grad_affine,
         grad_affine2,
         mean,
@@ -187,13 +187,15 @@ def _backward(
         batch_statistics,
         backend,
     )
-    given = (mean, m2, gate, mean2, m2_2, gate2)
-    wanted = [
-        None if x is None or not (batch_statistics or k % 3 == 2) else grad
-        for k, (x, grad) in enumerate(zip(given, grads, strict=True))
-    ]
+    wanted: list[Tensor | None] = []
+    for center, factor, vectors, grad in (
+        (mean, gate, statistics, grad_gate),
+        (mean2, gate2, statistics2, grad_gate2),
+    ):
+        given = center is not None and batch_statistics
+        wanted += [vectors[2] if given else None, vectors[1] if given else None, None if factor is None else grad]
     return (*wanted[:3], None, *wanted[3:], None, None, None, grad_gamma, grad_beta, None, None, None, None, None)
 
 
-torch.library.register_autograd("fastresunet::batch_affine", _backward, setup_context=_setup_context, lib=LIBRARY)
+differentiable("batch_affine", _setup_context, _backward)
 differentiable_once("batch_affine_backward")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch.autograd import forward_ad
 
 from fastresunet.ops.branch import Branch
 from fastresunet.ops.source import Source, accumulation_dtype
+
+if TYPE_CHECKING:
+    from fastresunet.ops.maps import Maps
 
 
 def check_sources(sources: Sequence[Source], weight: Tensor, stride: int, dilation: int) -> None:
@@ -46,6 +50,15 @@ def check_sources(sources: Sequence[Source], weight: Tensor, stride: int, dilati
         raise ValueError(f"stride must be 1 or 2, got {stride}")
     if dilation < 1:
         raise ValueError(f"dilation must be at least 1, got {dilation}")
+
+
+def check_maps(maps: Maps, weight: Tensor, gamma: Tensor, stride: int) -> None:
+    """Raise unless ``maps`` can be concatenated, normalised with ``gamma`` unless that is empty, and convolved."""
+    sources = [Source(data, None, False, up) for data, up in zip(maps.data, maps.upsample, strict=True)]
+    channels = sum(data.shape[1] for data in maps.data)
+    if gamma.numel() and gamma.shape != (channels,):
+        raise ValueError(f"expected features of {gamma.shape[0]} channels, got {channels}")
+    check_sources(sources, weight, stride, 1)
 
 
 def check_convolution(

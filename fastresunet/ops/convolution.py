@@ -11,7 +11,7 @@ from torch import Tensor
 from fastresunet.ops.backend import Backend, dispatching
 from fastresunet.ops.checks import check_convolution
 from fastresunet.ops.layout import channels_last, empty_image
-from fastresunet.ops.library import LIBRARY, differentiable_once, operand_dtype, register
+from fastresunet.ops.library import differentiable, differentiable_once, operand_dtype, register
 from fastresunet.ops.source import SCHEMA, Source, accumulation_dtype, convolution_size, flatten
 
 
@@ -126,10 +126,8 @@ _conv = register(
 
 def _conv_backward_shapes(
     grad: Tensor,
-    grad_mean: Tensor | None,
-    grad_m2: Tensor | None,
+    statistics: Tensor | None,
     output: Tensor,
-    mean: Tensor,
     kept: Tensor,
     data: list[Tensor],
     affine: list[Tensor],
@@ -159,7 +157,7 @@ def _conv_backward_shapes(
 
 
 _conv_backward = register(
-    "conv_backward(Tensor grad, Tensor? grad_mean, Tensor? grad_m2, Tensor output, Tensor mean, Tensor kept, "
+    "conv_backward(Tensor grad, Tensor? statistics, Tensor output, Tensor kept, "
     f"{SCHEMA}, Tensor weight, int stride, int dilation, Tensor? gate, Tensor? gate_scale, bool pool, "
     "bool has_residual, bool needs_sources, bool needs_weight, str backend) -> (Tensor residual, Tensor gate, "
     "Tensor gate_scale, Tensor[] data, Tensor[] affine, Tensor weight, Tensor bias)",
@@ -206,17 +204,16 @@ def _backward(
     relu, upsample, stride, dilation, pool, backend = ctx.options
     if grad is None:
         grad = data[0].new_zeros(ctx.output_shape)
-    if (grad_mean is None) != (grad_m2 is None):
-        grad_mean = torch.zeros_like(mean) if grad_mean is None else grad_mean
-        grad_m2 = torch.zeros_like(mean) if grad_m2 is None else grad_m2
-    needs = ctx.needs_input_grad
+    statistics = None
+    if grad_mean is not None or grad_m2 is not None:
+        given = [torch.zeros_like(mean) if vector is None else vector for vector in (grad_m2, grad_mean)]
+        statistics = torch.stack([mean, *given])
+    needs = ctx.needed
     needs_sources = any(needs[0]) or any(needs[1])
     grad_residual, grad_gate, grad_gate_scale, grad_data, grad_affine, grad_weight, grad_bias = _conv_backward(
         grad,
-        grad_mean,
-        grad_m2,
+        statistics,
         written,
-        mean,
         kept,
         data,
         affine,
@@ -228,7 +225,7 @@ def _backward(
         gate,
         gate_scale,
         pool,
-        ctx.has_residual and grad_mean is not None,
+        ctx.has_residual and statistics is not None,
         needs_sources,
         needs[4] or needs[5],
         backend,
@@ -242,7 +239,7 @@ def _backward(
         grad_bias if needs[5] else None,
         None,
         None,
-        (grad if grad_mean is None else grad_residual) if ctx.has_residual else None,
+        (grad if statistics is None else grad_residual) if ctx.has_residual else None,
         None if gate is None else grad_gate,
         None if gate_scale is None else grad_gate_scale,
         None,
@@ -251,5 +248,5 @@ def _backward(
     )
 
 
-torch.library.register_autograd("fastresunet::conv", _backward, setup_context=_setup_context, lib=LIBRARY)
+differentiable("conv", _setup_context, _backward)
 differentiable_once("conv_backward")

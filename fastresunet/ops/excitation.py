@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastresunet.ops.backend import Backend, dispatching
-from fastresunet.ops.library import LIBRARY, differentiable_once, register
+from fastresunet.ops.library import differentiable, differentiable_once, register
 
 
 def excitation(mean: Tensor, weight1: Tensor, weight2: Tensor, backend: Backend = "auto") -> Tensor:
@@ -67,5 +67,5 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return *gradients, None
 
 
-torch.library.register_autograd("fastresunet::excitation", _backward, setup_context=_setup_context, lib=LIBRARY)
+differentiable("excitation", _setup_context, _backward)
 differentiable_once("excitation_backward")

@@ -12,7 +12,7 @@ from fastresunet.ops.backend import Backend, dispatching
 from fastresunet.ops.branch import Branch
 from fastresunet.ops.checks import check_branches
 from fastresunet.ops.layout import empty_image
-from fastresunet.ops.library import LIBRARY, differentiable_once, operand_dtype, register
+from fastresunet.ops.library import differentiable, differentiable_once, operand_dtype, register
 from fastresunet.ops.source import SCHEMA, Source, accumulation_dtype, convolution_size, flatten
 
 
@@ -174,8 +174,8 @@ def _backward(ctx: Any, grad: Tensor | None, _mean: Tensor | None, _variance: Te
     weight, bias = saved[2 * sources : 2 * sources + branches], saved[2 * sources + branches : -3]
     gamma, mean, variance = saved[-3:]
     relu, upsample, stride, dilation, eps, batch_statistics, backend = ctx.options
-    needs_sources = any(ctx.needs_input_grad[0]) or any(ctx.needs_input_grad[1])
-    needs_weight = any(ctx.needs_input_grad[4])
+    needs_sources = any(ctx.needed[0]) or any(ctx.needed[1])
+    needs_weight = any(ctx.needed[4])
     grad_data, grad_affine, grad_weight, grad_bias, grad_gamma_beta = _conv_norm_sum_backward(
         grad,
         data,
@@ -212,5 +212,5 @@ def _backward(ctx: Any, grad: Tensor | None, _mean: Tensor | None, _variance: Te
     )
 
 
-torch.library.register_autograd("fastresunet::conv_norm_sum", _backward, setup_context=_setup_context, lib=LIBRARY)
+differentiable("conv_norm_sum", _setup_context, _backward)
 differentiable_once("conv_norm_sum_backward")

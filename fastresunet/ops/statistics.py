@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastresunet.ops.library import LIBRARY, differentiable_once, register
+from fastresunet.ops.library import differentiable, differentiable_once, register
 from fastresunet.ops.source import accumulation_dtype
 from fastresunet.ops.torch_backend import statistics as torch_backend
 
@@ -40,7 +40,7 @@ def _gradient_shape(grad_mean: Tensor, grad_m2: Tensor, x: Tensor, mean: Tensor)
 
 
 def _gradient(grad_mean: Tensor, grad_m2: Tensor, x: Tensor, mean: Tensor) -> Tensor:
-    return torch_backend.statistics_gradient(grad_mean, grad_m2, x, mean).to(x.dtype)
+    return torch_backend.statistics_gradient(torch.stack([mean, grad_m2, grad_mean]), x).to(x.dtype)
 
 
 _channel_statistics = register(
@@ -57,11 +57,10 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor
     ctx.save_for_backward(inputs[0], output[0])
 
 
-def _backward(ctx: Any, grad_mean: Tensor, grad_m2: Tensor) -> Tensor:
+def _backward(ctx: Any, grad_mean: Tensor, grad_m2: Tensor) -> tuple[Tensor]:
     x, mean = ctx.saved_tensors
-    gradient: Tensor = _channel_statistics_backward(grad_mean, grad_m2, x, mean)
-    return gradient
+    return (_channel_statistics_backward(grad_mean, grad_m2, x, mean),)
 
 
-torch.library.register_autograd("fastresunet::channel_statistics", _backward, setup_context=_setup_context, lib=LIBRARY)
+differentiable("channel_statistics", _setup_context, _backward)
 differentiable_once("channel_statistics_backward")

@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
+from fastresunet.keras import KerasResUNetPP, load_keras
 from fastresunet.model import FastResUNetPP
 from fastresunet.training.errors import UserError
 from fastresunet.training.files import write_atomically
@@ -79,11 +80,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def load_model(path: Path) -> tuple[FastResUNetPP, int | None]:
     """Build the network of a checkpoint, in evaluation mode on the CPU.
 
-    Checkpoints of this package, bare ``state_dict`` files and files of the published model load alike: the numbers of
-    channels follow from the shapes of the parameters.
+    Checkpoints of this package, bare ``state_dict`` files and files of the published models, in PyTorch and TensorFlow,
+    load alike: the numbers of channels follow from the shapes of the parameters.
 
     Args:
-        path: checkpoint file.
+        path: checkpoint file; one that ends in ``.h5`` is read by ``load_keras``.
 
     Returns:
         The network, and the image size in pixels it was trained at (None if the checkpoint does not say).
@@ -91,20 +92,31 @@ def load_model(path: Path) -> tuple[FastResUNetPP, int | None]:
     Raises:
         UserError: the file cannot be read, its parameters are not those of ResUNet++, or its dilation rates unknown.
     """
+    if path.suffix == ".h5":
+        return _load_keras(path), None
     checkpoint = read_checkpoint(path)
     state = _parameters(checkpoint, path)
+    network = KerasResUNetPP if "same_padding" in state else FastResUNetPP
     try:
-        model = FastResUNetPP(**_network_arguments(state))
+        model = network(**_network_arguments(state))
         _check_names(state, model.state_dict())
         model.load_state_dict(state)
     except (KeyError, IndexError, RuntimeError, ValueError) as error:
         raise UserError(
             f"checkpoint {path} does not hold the parameters of ResUNet++: "
-            f"{_reason(error)}. Use a checkpoint of this package or of the published PyTorch model."
+            f"{_reason(error)}. Use a checkpoint of this package or of the published PyTorch model, "
+            "or a .h5 file of the TensorFlow model."
         ) from error
     settings = checkpoint.get("hyper_parameters")
     size = settings.get("size") if isinstance(settings, dict) else None
     return model.eval(), size if isinstance(size, int) else None
+
+
+def _load_keras(path: Path) -> KerasResUNetPP:
+    try:
+        return load_keras(path)
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        raise UserError(f"{error}.") from error
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -24,6 +24,7 @@ from fastresunet.training.inference import (
 )
 from fastresunet.training.metrics import COUNTS, METRICS, confusion_counts, dataset_scores, image_means, scores
 from fastresunet.training.progress import track
+from fastresunet.training.symmetries import SymmetryEnsemble
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def evaluate(
     *,
     split: Split = "val",
     size: int | None = None,
+    augment: bool = False,
     threshold: float = 0.5,
     device: Device = "auto",
 ) -> Evaluation:
@@ -67,6 +69,7 @@ def evaluate(
         out: folder to write.
         split: which images to score.
         size: height and width for the network, in pixels; None takes that of the training (256 if unknown).
+        augment: average the probabilities over 8 flips and quarter turns; see ``SymmetryEnsemble``.
         threshold: a pixel is foreground where its probability is above this.
         device: ``"auto"`` takes CUDA where there is one.
 
@@ -79,6 +82,8 @@ def evaluate(
     if out is not None:
         check_writable(out)
     model, trained_size = load_binary_model(checkpoint, device)
+    if augment:
+        model = SymmetryEnsemble(model)
     pairs = select_pairs(data, split)
     with diverged_checkpoint_named(checkpoint):
         evaluation = evaluate_model(model, pairs, size or trained_size, threshold)

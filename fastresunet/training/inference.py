@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -42,7 +42,7 @@ def diverged_checkpoint_named(checkpoint: Path) -> Iterator[None]:
         checkpoint: file that the network used inside the block comes from.
 
     Raises:
-        UserError: ``predict_probability`` raised a ``FloatingPointError`` inside the block.
+        UserError: a prediction raised a ``FloatingPointError`` inside the block.
     """
     try:
         yield
@@ -53,11 +53,8 @@ def diverged_checkpoint_named(checkpoint: Path) -> Iterator[None]:
         ) from error
 
 
-@torch.inference_mode()
 def predict_probability(model: nn.Module, image: Tensor, size: int) -> Tensor:
-    """Predict the probability of foreground for each pixel of an image.
-
-    The image is stretched to ``size``, as in training; the logits are stretched back before the sigmoid.
+    """Predict the probability of foreground for each pixel of an image; ``predict_probabilities`` says how.
 
     Args:
         model: network in evaluation mode, logits (N, 1, H, W) out.
@@ -70,9 +67,44 @@ def predict_probability(model: nn.Module, image: Tensor, size: int) -> Tensor:
     Raises:
         FloatingPointError: the network gives values that are not finite.
     """
+    return predict_probabilities(model, [image], size)[0]
+
+
+@torch.inference_mode()
+def predict_probabilities(model: nn.Module, images: Sequence[Tensor], size: int) -> list[Tensor]:
+    """Predict the probability of foreground for each pixel of several images, in one batch.
+
+    Images are stretched to ``size``, as in training; the logits are stretched back before the sigmoid.
+
+    Args:
+        model: network in evaluation mode, logits (N, 1, H, W) out.
+        images: uint8 tensors (3, H, W) on the CPU, each of its own size.
+        size: height and width for the network, in pixels.
+
+    Returns:
+        float32 tensors (H, W) in 0..1 on the CPU, in the order of the images.
+
+    Raises:
+        FloatingPointError: the network gives values that are not finite.
+    """
     device = next(model.parameters()).device
-    inputs = to_network_input(resize_image(image, size))[None].to(device)
-    logits: Tensor = F.interpolate(model(inputs).float(), image.shape[1:], mode="bilinear")
+    inputs = torch.stack([to_network_input(resize_image(image, size)) for image in images]).to(device)
+    logits = check_finite(model(inputs).float())
+    return [
+        F.interpolate(logits[i : i + 1], image.shape[1:], mode="bilinear")[0, 0].sigmoid().cpu()
+        for i, image in enumerate(images)
+    ]
+
+
+def check_finite(logits: Tensor) -> Tensor:
+    """Return ``logits`` if all are finite.
+
+    Args:
+        logits: output of a network.
+
+    Raises:
+        FloatingPointError: they are not.
+    """
     if not logits.isfinite().all():
         raise FloatingPointError("the network gives values that are not finite")
-    return logits[0, 0].sigmoid().cpu()
+    return logits

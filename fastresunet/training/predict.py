@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
+from torch import Tensor, nn
 
 from fastresunet.training.data import list_images
 from fastresunet.training.errors import UserError
 from fastresunet.training.evaluate import load_binary_model
 from fastresunet.training.images import read_image, write_png
-from fastresunet.training.inference import Device, diverged_checkpoint_named, predict_probability
+from fastresunet.training.inference import Device, diverged_checkpoint_named, predict_probabilities
 from fastresunet.training.overlay import draw_overlay
 from fastresunet.training.progress import track
+from fastresunet.training.read_ahead import batches, read_ahead
+from fastresunet.training.sliding_window import predict_tiled
+from fastresunet.training.symmetries import SymmetryEnsemble
+
+# Images, uint8 (3, H, W), with their probabilities, float32 (H, W).
+Prediction: TypeAlias = Generator[tuple[Tensor, Tensor], None, None]
 
 
 def predict(
@@ -23,6 +32,10 @@ def predict(
     out: Path,
     *,
     size: int | None = None,
+    tile: int | None = None,
+    overlap: float = 0.5,
+    augment: bool = False,
+    batch_size: int | None = None,
     threshold: float = 0.5,
     overlays: bool = False,
     probabilities: bool = False,
@@ -35,6 +48,12 @@ def predict(
         inputs: image files, folders of images, or glob patterns.
         out: folder to write; not a data folder, whose ``masks`` are the truth.
         size: height and width for the network, in pixels; None takes that of the training (256 if unknown).
+        tile: cover images by tiles of this height and width, in pixels, at their own resolution, instead of stretching
+            them to ``size``; see ``predict_tiled``.
+        overlap: share of a tile's side that it has in common with the next one, 0 to below 1.
+        augment: average the probabilities over 8 flips and quarter turns; see ``SymmetryEnsemble``.
+        batch_size: images, or tiles, that the network computes at once; None takes 8 on a GPU and 1 on the CPU, where
+            more are slower.
         threshold: a pixel is foreground where its probability is above this.
         overlays: also write the image with its mask drawn on it, to ``out/overlays``.
         probabilities: also write 16-bit grey PNGs, 65535 for probability 1, to ``out/probabilities``.
@@ -53,19 +72,35 @@ def predict(
         )
     images = find_inputs(inputs)
     model, trained_size = load_binary_model(checkpoint, device)
+    batch_size = batch_size or (8 if next(model.parameters()).is_cuda else 1)
+    if augment:
+        model = SymmetryEnsemble(model)
+    if tile is None:
+        predicted = _stretched(model, images.values(), size or trained_size, batch_size)
+    else:
+        predicted = _tiled(model, images.values(), tile, overlap, batch_size)
     masks = []
-    for name, path in track(images.items(), "Predicting", len(images)):
-        image = read_image(path)
-        with diverged_checkpoint_named(checkpoint):
-            probability = predict_probability(model, image, size or trained_size)
-        mask = probability > threshold
-        if overlays:
-            write_png(out / "overlays" / f"{name}.png", draw_overlay(image, mask))
-        if probabilities:
-            write_png(out / "probabilities" / f"{name}.png", (probability * 65535).round().to(torch.uint16))
-        masks.append(out / "masks" / f"{name}.png")
-        write_png(masks[-1], mask.to(torch.uint8) * 255)
+    with closing(predicted), diverged_checkpoint_named(checkpoint):
+        for name, (image, probability) in zip(images, track(predicted, "Predicting", len(images)), strict=True):
+            mask = probability > threshold
+            if overlays:
+                write_png(out / "overlays" / f"{name}.png", draw_overlay(image, mask))
+            if probabilities:
+                write_png(out / "probabilities" / f"{name}.png", (probability * 65535).round().to(torch.uint16))
+            masks.append(out / "masks" / f"{name}.png")
+            write_png(masks[-1], mask.to(torch.uint8) * 255)
     return masks
+
+
+def _stretched(model: nn.Module, paths: Iterable[Path], size: int, batch_size: int) -> Prediction:
+    for images in batches(read_ahead(paths, read_image, ahead=2 * batch_size), batch_size):
+        yield from zip(images, predict_probabilities(model, images, size), strict=True)
+
+
+def _tiled(model: nn.Module, paths: Iterable[Path], tile: int, overlap: float, batch_size: int) -> Prediction:
+    # Images worth tiling are large: hold few of them.
+    for image in read_ahead(paths, read_image, ahead=2):
+        yield image, predict_tiled(model, image, tile, overlap=overlap, batch_size=batch_size)
 
 
 def find_inputs(inputs: Sequence[str | Path]) -> dict[str, Path]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from fastresunet_kernels.config import Config, Layer, candidates
 from fastresunet_kernels.input_gradients import input_gradients
+from fastresunet_kernels.output_gradient import OutputGradient
 from fastresunet_kernels.pack import pack_weight
 from fastresunet_kernels.weight_gradients import weight_gradient
 
@@ -78,8 +79,8 @@ def test_input_gradient(
     data, affine, relu, upsample, weight = given[dtype][:5]
     direction = torch.randn(CASE.output_shape).to(dtype).contiguous(memory_format=torch.channels_last)
     packed = pack_weight(weight, list(CASE.channels), upsample, dtype, transposed=True)
-    ((grad_data, grad_affine),) = input_gradients(
-        direction[None], data, affine, relu, upsample, packed, kernel_size, 1, [1], config
+    (grad_data,), (grad_affine,), _ = input_gradients(
+        OutputGradient(direction, CASE.size), data, affine, relu, upsample, packed, kernel_size, 1, [1], config=config
     )
     for value, twin, exact in zip((grad_data, grad_affine), *gradients(direction, given, dtype, (3, 4)), strict=True):
         assert_as_close_as_reference(value, twin, exact, dtype, CASE.out * kernel_size**2)
@@ -93,7 +94,7 @@ def test_weight_gradient(
     given = arguments(replace(CASE, kernel=kernel_size), dtype)
     data, affine, relu, upsample, weight = given[dtype][:5]
     direction = torch.randn(CASE.output_shape).to(dtype).contiguous(memory_format=torch.channels_last)
-    value = weight_gradient(direction, data, affine, relu, upsample, weight, 1, 1, config)
+    value, _ = weight_gradient(OutputGradient(direction, CASE.size), data, affine, relu, upsample, weight, 1, 1, config)
     (twin,), (exact,) = gradients(direction, given, dtype, (5,))
     assert_as_close_as_reference(value, twin, exact, dtype, CASE.size[0] * CASE.size[1])
 
@@ -107,7 +108,7 @@ def gradients(
     for kind in (dtype, torch.float64):
         nothing = torch.empty(0, dtype=kind)
         options = (1, 1, None, None, False, False, True, True)
-        full = plain(direction.to(kind), None, None, nothing, nothing, nothing, *given[kind][:5], *options)
+        full = plain(direction.to(kind), None, nothing, nothing, *given[kind][:5], *options)
         chosen = [full[k] for k in wanted]
         results.append([x[0] if isinstance(x, list) else x for x in chosen])
     return results[0], results[1]

@@ -68,15 +68,14 @@ def check_backward(case: ConvCase, dtype: torch.dtype, config: Config | None = N
     directions = [torch.randn_like(x) / 16 for x in written[:3]]
     for kind, function in implementations:
         data, affine, relu, upsample, weight, _, stride, dilation, residual, gate, gate_scale, pool = given[kind]
-        output, mean, _, kept = (x.to(kind) if x.is_floating_point() and x.ndim == 4 else x for x in written)
-        vectors = (x.double() if kind == torch.float64 else x for x in directions[1:])
+        output, _, _, kept = (x.to(kind) if x.is_floating_point() and x.ndim == 4 else x for x in written)
+        statistics = torch.stack([written[1], directions[2], directions[1]])
         options: dict[str, Any] = {"config": config} if function is conv_backward else {}
         results.append(
             function(
                 directions[0].to(kind),
-                *vectors,
+                statistics.double() if kind == torch.float64 else statistics,
                 output,
-                mean.double() if kind == torch.float64 else mean,
                 kept,
                 data,
                 affine,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastresunet.keras import KerasResUNetPP
 from fastresunet.reference import ResUNetPP
 from fastresunet.training.checkpoints import AtomicCheckpointIO, load_model, read_checkpoint
 from fastresunet.training.errors import UserError
 from fastresunet.training.fit import TrainingResult
+from tests.keras.emulation import KerasEmulation, write_keras3_weights
 
 from .conftest import FILTERS
 
@@ -135,3 +138,25 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.
         AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
     assert read_checkpoint(path) == {"epoch": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_files_of_keras_and_checkpoints_of_its_network(tmp_path: Path) -> None:
+    write_keras3_weights(KerasEmulation(filters=FILTERS, reduction=8), tmp_path / "keras.weights.h5")
+    model, size = load_model(tmp_path / "keras.weights.h5")
+    assert isinstance(model, KerasResUNetPP)
+    assert (model.filters, size, model.training) == (FILTERS, None, False)
+    torch.save(model.state_dict(), tmp_path / "state.pth")
+    again, _ = load_model(tmp_path / "state.pth")
+    image = torch.rand(1, 3, 32, 32)
+    assert torch.equal(again(image), model(image))
+
+
+def test_problems_with_files_of_keras_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"there is no Keras file .*keras\.h5"):
+        load_model(tmp_path / "keras.h5")
+    (tmp_path / "keras.h5").write_bytes(b"text")
+    with pytest.raises(UserError, match=r"keras\.h5 is no HDF5 file"):
+        load_model(tmp_path / "keras.h5")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(UserError, match=r'pip install "fastresunet\[keras\]"'):
+        load_model(tmp_path / "keras.h5")

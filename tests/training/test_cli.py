@@ -58,6 +58,9 @@ def test_train_evaluate_predict(shared_data: Path, tmp_path: Path, capsys: pytes
     assert "per_image.csv" in capsys.readouterr().out.replace("\n", "")
     assert main(["predict", str(shared_data / "images/000*.png"), "--out", str(run), *checkpoint]) == 0
     assert len(list((run / "masks").iterdir())) == 10
+    options = ["--tile", "32", "--overlap", "0.25", "--augment", "--batch-size", "2"]
+    assert main(["predict", str(shared_data / "images/0010.png"), "--out", str(run), *options, *checkpoint]) == 0
+    assert capsys.readouterr().out == f"Masks written to {run / 'masks'}: 10\nMasks written to {run / 'masks'}: 1\n"
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,8 @@ def test_train_evaluate_predict(shared_data: Path, tmp_path: Path, capsys: pytes
         ["tune", "--batch-size", "0"],
         ["tune", "--precision", "64"],
         ["predict", "--checkpoint", "c", "--out", "o"],
+        ["predict", "--checkpoint", "c", "--out", "o", "--size", "64", "--tile", "64", "image.png"],
+        ["predict", "--checkpoint", "c", "--out", "o", "--tile", "64", "--overlap", "1", "image.png"],
         ["predict", "--checkpoint", "c", "--out", "o", "--threshold", "50", "image.png"],
     ],
     ids=" ".join,

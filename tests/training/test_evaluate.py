@@ -11,10 +11,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastresunet.reference import ResUNetPP
-from fastresunet.training.data import find_pairs
+from fastresunet.training.checkpoints import load_model
+from fastresunet.training.data import find_pairs, select_pairs
 from fastresunet.training.errors import UserError
 from fastresunet.training.evaluate import evaluate, evaluate_model
 from fastresunet.training.fit import TrainingResult
+from fastresunet.training.inference import predict_probability
+from fastresunet.training.symmetries import SymmetryEnsemble
 
 from .conftest import FILTERS
 
@@ -88,3 +91,15 @@ def test_unclear_mask_is_named(trained: TrainingResult, data: Path) -> None:
     Image.open(data / "masks/0003.png").point(lambda level: level // 255).save(data / "masks/0003.png")
     with pytest.raises(UserError, match=r"mask .*0003\.png has pixels above 0 but none above 127"):
         evaluate(trained.best_checkpoint, data, split="all", device="cpu")
+
+
+def test_augmented_evaluation_scores_the_mean_over_symmetries(trained: TrainingResult, shared_data: Path) -> None:
+    checkpoint, model = trained.best_checkpoint, load_model(trained.best_checkpoint)[0]
+    pairs = select_pairs(shared_data, "all")
+    # Two epochs teach little: at 0.5 every pixel might be one class.
+    threshold = float(predict_probability(model, pairs[0].read()[0], 32).median())
+    augmented = evaluate(checkpoint, shared_data, split="all", augment=True, threshold=threshold, device="cpu")
+    expected = evaluate_model(SymmetryEnsemble(model), pairs, 32, threshold)
+    assert torch.equal(augmented.counts, expected.counts)
+    plain = evaluate(checkpoint, shared_data, split="all", threshold=threshold, device="cpu")
+    assert not torch.equal(augmented.counts, plain.counts)

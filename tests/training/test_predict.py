@@ -5,16 +5,24 @@ from __future__ import annotations
 import errno
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from fastresunet.reference import ResUNetPP
+from fastresunet.training.checkpoints import load_model
 from fastresunet.training.errors import UserError
 from fastresunet.training.fit import TrainingResult
+from fastresunet.training.images import read_image
+from fastresunet.training.inference import predict_probability
 from fastresunet.training.predict import find_inputs, predict
+from fastresunet.training.sliding_window import predict_tiled
+from fastresunet.training.symmetries import SymmetryEnsemble
 
 from .conftest import FILTERS
 
@@ -112,3 +120,63 @@ def test_diverged_checkpoint_is_named(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"inf\.pth .*values that are not finite"):
         predict(tmp_path / "inf.pth", [images], tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+# Levels of 16 bits; float32 rounds alike but for the last bits in batches of another size.
+LEVEL = 1 / 65535
+
+
+def written(folder: Path) -> dict[str, NDArray[np.float64]]:
+    """Return the probabilities in an output folder by name."""
+    return {path.stem: np.asarray(Image.open(path)) * LEVEL for path in sorted((folder / "probabilities").iterdir())}
+
+
+def assert_written(folder: Path, expected: dict[str, Tensor]) -> None:
+    found = written(folder)
+    assert found.keys() == expected.keys()
+    for name, probability in expected.items():
+        np.testing.assert_allclose(found[name], probability.numpy(), rtol=0, atol=2 * LEVEL)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_batches_of_images_of_different_sizes(
+    batch_size: int, trained: TrainingResult, images: Path, tmp_path: Path
+) -> None:
+    predict(
+        trained.best_checkpoint, [images], tmp_path / "out", batch_size=batch_size, probabilities=True, device="cpu"
+    )
+    model, size = load_model(trained.best_checkpoint)
+    assert size is not None
+    alone = {name: predict_probability(model, read_image(path), size) for name, path in find_inputs([images]).items()}
+    assert_written(tmp_path / "out", alone)
+
+
+def test_augmented_prediction(trained: TrainingResult, images: Path, tmp_path: Path) -> None:
+    out, plain = tmp_path / "augmented", tmp_path / "plain"
+    predict(trained.best_checkpoint, [images], out, augment=True, probabilities=True, device="cpu")
+    predict(trained.best_checkpoint, [images], plain, probabilities=True, device="cpu")
+    ensemble = SymmetryEnsemble(load_model(trained.best_checkpoint)[0])
+    expected = {
+        name: predict_probability(ensemble, read_image(path), 32) for name, path in find_inputs([images]).items()
+    }
+    assert_written(out, expected)
+    assert np.abs(written(out)["b"] - written(plain)["b"]).max() > 10 * LEVEL
+
+
+def test_tiled_prediction(trained: TrainingResult, images: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"overlap": 0.25, "batch_size": 2}
+    predict(trained.best_checkpoint, [images], tmp_path / "out", tile=32, probabilities=True, device="cpu", **options)
+    model = load_model(trained.best_checkpoint)[0]
+    expected = {
+        name: predict_tiled(model, read_image(path), 32, **options) for name, path in find_inputs([images]).items()
+    }
+    assert_written(tmp_path / "out", expected)
+
+
+def test_corrupt_image_after_a_full_batch_keeps_all_masks_before_it(
+    trained: TrainingResult, images: Path, tmp_path: Path
+) -> None:
+    (images / "c[1].tif").write_bytes(b"II*")
+    with pytest.raises(UserError, match=r"cannot read image .*c\[1\]\.tif"):
+        predict(trained.best_checkpoint, [images], tmp_path / "out", batch_size=2, device="cpu")
+    assert sorted(path.name for path in (tmp_path / "out/masks").iterdir()) == ["a.png", "b.png"]

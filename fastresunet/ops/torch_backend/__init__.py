@@ -1,17 +1,19 @@
 """The fused operations in plain PyTorch, for any device: what every faster backend is held against."""
 
 from fastresunet.ops.torch_backend.batch_affine import batch_affine, batch_affine_backward
-from fastresunet.ops.torch_backend.conv import conv, conv_backward
-from fastresunet.ops.torch_backend.conv_norm_sum import conv_norm_sum, conv_norm_sum_backward
+from fastresunet.ops.torch_backend.conv import conv, conv_backward, conv_gradients
+from fastresunet.ops.torch_backend.conv_norm_sum import branch_gradient, conv_norm_sum, conv_norm_sum_backward
 from fastresunet.ops.torch_backend.excitation import excitation, excitation_backward
 from fastresunet.ops.torch_backend.statistics import channel_statistics, statistics_gradient
 
 __all__ = [
     "batch_affine",
     "batch_affine_backward",
+    "branch_gradient",
     "channel_statistics",
     "conv",
     "conv_backward",
+    "conv_gradients",
     "conv_norm_sum",
     "conv_norm_sum_backward",
     "excitation",

@@ -74,8 +74,10 @@ def batch_affine_backward(
     var: Tensor,
     eps: float,
     batch_statistics: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of mean, M2 and gate of either map (empty where there is none), gamma and beta.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return ``statistics`` and the gradient of the gate of either map (empty where there is none), of gamma and beta.
+
+    ``statistics`` are the mean and the gradients of M2 and mean (3, N, C), as the gradient of a convolution takes them.
 
     With a = gate center and slope = gamma rstd, ``scale = slope gate`` and ``shift = beta + (a - mu) slope``. For batch
     statistics mu and the variance depend on mean, M2 and gate; for running statistics a is 0. What is read does not
@@ -88,7 +90,7 @@ def batch_affine_backward(
     grad_gammas, grad_betas = [], []
     for k, (grad, center, squares, factor, count) in enumerate(maps):
         if sections[k] == 0:
-            results += [nothing] * 3
+            results += [nothing] * 2
             continue
         section_mu, section_var = mu.split(sections)[k], var.split(sections)[k]
         rstd = torch.rsqrt(section_var + eps)
@@ -104,7 +106,7 @@ def batch_affine_backward(
         grad_gammas.append(grad_slope * rstd)
         grad_betas.append(grad_shift.sum(dim=0))
         grad_gate = grad_scale * slope
-        grad_mean = grad_m2 = nothing
+        statistics = nothing
         if batch_statistics:
             assert center is not None
             assert squares is not None
@@ -113,8 +115,8 @@ def batch_affine_backward(
             grad_m2 = grad_var * gain.square() / (samples * count)
             grad_gate = grad_gate + 2 * grad_var * gain * squares / (samples * count)
             grad_gate = grad_gate + (grad_statistics + slope * grad_shift) * center
-            grad_mean = grad_statistics * gain
-        results += [grad_mean, grad_m2, nothing if factor is None else grad_gate]
+            statistics = torch.stack([center, grad_m2.expand_as(center), grad_statistics * gain])
+        results += [statistics, nothing if factor is None else grad_gate]
     grad_gamma, grad_beta = torch.cat(grad_gammas).to(gamma.dtype), torch.cat(grad_betas).to(gamma.dtype)
-    first, second, third, fourth, fifth, sixth = results
-    return first, second, third, fourth, fifth, sixth, grad_gamma, grad_beta
+    first, second, third, fourth = results
+    return first, second, third, fourth, grad_gamma, grad_beta

@@ -1,6 +1,8 @@
-"""The fused convolution: read sources, convolve, finish the write; and its gradient."""
+"""The fused convolution: read sources, convolve, finish the write; and its gradients."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor
 
@@ -46,12 +48,10 @@ def conv(
     return output, mean, m2, kept
 
 
-def conv_backward(
+def conv_gradients(
     grad: Tensor,
-    grad_mean: Tensor | None,
-    grad_m2: Tensor | None,
+    statistics: Tensor | None,
     output: Tensor,
-    mean: Tensor,
     kept: Tensor,
     data: list[Tensor],
     affine: list[Tensor],
@@ -66,17 +66,24 @@ def conv_backward(
     has_residual: bool,
     needs_sources: bool,
     needs_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor]:
-    """Return the gradients of residual, gate, gate scale, data and affine of each source, weight and bias.
+    added: Tensor | None = None,
+    side_grad: Tensor | None = None,
+    side_weight: Tensor | None = None,
+    side_affine: list[Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
+    """Return the gradients of residual, gate, gate scale, data and affine of each source, weight, bias, side affines.
 
-    A gradient that is not needed is empty.
+    A gradient that is not needed is empty. ``statistics`` are the mean of what was written and the gradients of its M2
+    and mean (3, N, C), where it had any. The gradients of data include ``added``, which reached the first source
+    otherwise, and that of a second, 1x1 convolution of the same stride, which read the sources through ``side_affine``
+    (scales alone) without ReLU and whose result has the gradient ``side_grad``.
     """
     grad_residual, grad_gate, grad_gate_scale = (grad.new_empty(0) for _ in range(3))
     grad = channels_last(grad)
-    if grad_mean is not None and grad_m2 is not None:
-        grad = statistics_gradient(grad_mean, grad_m2, output, mean).add_(grad).to(grad.dtype)
-        if has_residual:
-            grad_residual = grad
+    if statistics is not None:
+        grad = statistics_gradient(statistics, output).add_(grad).to(grad.dtype)
+    if has_residual:
+        grad_residual = grad
     if gate is not None:
         grad_scaled = grad * kept
         if gate_scale is not None:
@@ -99,7 +106,26 @@ def conv_backward(
         grad_data, grad_affine = read_sources_backward(grads, data, affine, relu, activated)
     else:
         grad_data, grad_affine = no_gradients(data), no_gradients(affine)
-    return grad_residual, grad_gate, grad_gate_scale, grad_data, grad_affine, grad_weight.to(weight.dtype), grad_bias
+    grad_side: list[Tensor] = []
+    if side_grad is not None and side_weight is not None and side_affine is not None and needs_sources:
+        plain = [False] * len(data)
+        read = read_sources(data, side_affine, plain, grad.dtype)
+        side_sources = (side_grad, read, side_weight.to(grad.dtype), stride, 1, upsample, (True, False))
+        more, grad_side = read_sources_backward(
+            convolve_sources_backward(*side_sources)[0], data, side_affine, plain, read
+        )
+        grad_data = [total.add_(side) for total, side in zip(grad_data, more, strict=True)]
+    if added is not None and needs_sources:
+        grad_data[0] += added
+    weights = (grad_weight.to(weight.dtype), grad_bias)
+    return grad_residual, grad_gate, grad_gate_scale, grad_data, grad_affine, *weights, grad_side
+
+
+def conv_backward(
+    *arguments: Any,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], Tensor, Tensor]:
+    """Return the gradients of a convolution that is alone in reading its sources, see ``conv_gradients``."""
+    return conv_gradients(*arguments)[:7]
 
 
 def _scaled(gate: Tensor, gate_scale: Tensor | None) -> Tensor:

@@ -96,6 +96,40 @@ def conv_norm_sum_backward(
     return grad_data, grad_affine, grad_weights, torch.stack(grad_biases), vectors
 
 
+def branch_gradient(
+    grad: Tensor,
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+    dilation: int,
+    gamma: Tensor,
+    eps: float,
+    mean: Tensor,
+    variance: Tensor,
+    batch_statistics: bool,
+    needs_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of a single branch: of its raw result, of weight and bias, and of gamma and beta (2, C).
+
+    Arguments are those of ``conv_norm_sum_backward``, for one branch. The gradients of the sources are left to
+    ``conv_gradients``.
+    """
+    grad, dtype = channels_last(grad), data[0].dtype
+    activated = read_sources(data, affine, relu, dtype)
+    branch = convolve_sources(activated, weight.to(dtype), bias.to(dtype), stride, dilation, upsample)
+    grad_beta, rstd = sum_pixels(grad).sum(dim=0), torch.rsqrt(variance + eps)
+    raw, grad_gamma = _normalization_backward(grad, grad_beta, branch, gamma, mean, rstd, batch_statistics)
+    needs = (False, needs_weight)
+    sources = (activated, weight.to(dtype), stride, dilation, upsample, needs)
+    grad_weight = convolve_sources_backward(raw, *sources)[1].to(weight.dtype)
+    grad_bias = torch.zeros_like(bias) if batch_statistics else (gamma * rstd * grad_beta).to(bias.dtype)
+    return raw, grad_weight, grad_bias, torch.stack([grad_gamma, grad_beta])
+
+
 def _normalization_backward(
     grad: Tensor, grad_beta: Tensor, branch: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor, batch_statistics: bool
 ) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,13 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, m2
 
 
-def statistics_gradient(grad_mean: Tensor, grad_m2: Tensor, x: Tensor, mean: Tensor) -> Tensor:
-    """Return the gradient that reaches ``x`` through its statistics: ``dmean / (H W) + 2 dM2 (x - mean)``."""
+def statistics_gradient(statistics: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient that reaches ``x`` through its statistics: ``dmean / (H W) + 2 dM2 (x - mean)``.
+
+    Args:
+        statistics: mean, and the gradients of M2 and mean (3, N, C).
+        x: (N, C, H, W).
+    """
+    mean, grad_m2, grad_mean = map(as_image, statistics)
     pixel_count = x.shape[2] * x.shape[3]
-    deviation = x - as_image(mean)
-    return deviation.mul_(as_image(2 * grad_m2)).add_(as_image(grad_mean / pixel_count))
+    return (x - mean).mul_(2 * grad_m2).add_(grad_mean / pixel_count)

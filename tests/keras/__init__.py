@@ -1,0 +1,1 @@
+"""The TensorFlow network and its files."""
