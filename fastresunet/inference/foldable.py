@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fastresunet import blocks, model, reference
+from fastresunet import blocks, keras, model, reference
 
 _PLAIN = {
     model.FastResUNetPP: reference.ResUNetPP,
@@ -28,17 +28,18 @@ def check_foldable(network: nn.Module) -> None:
         network: what was given to ``fold``.
 
     Raises:
-        TypeError: it is no ``ResUNetPP`` or ``FastResUNetPP``.
+        TypeError: it is no ``FastResUNetPP``, ``KerasResUNetPP`` or ``ResUNetPP``.
         ValueError: a layer was replaced, altered or hooked, or a normalisation has no running statistics; the message
             names it.
     """
     if not isinstance(network, reference.ResUNetPP):
         raise TypeError(
-            f"fold takes a ResUNetPP or FastResUNetPP, got {type(network).__name__}; "
+            f"fold takes a FastResUNetPP, KerasResUNetPP or ResUNetPP, got {type(network).__name__}; "
             "fold the network itself, before it is wrapped or compiled"
         )
+    published_class = keras.KerasResUNetPP if isinstance(network, keras.KerasResUNetPP) else reference.ResUNetPP
     with torch.device("meta"):
-        published = reference.ResUNetPP(
+        published = published_class(
             network.in_channels, network.num_classes, network.filters, network.se_reduction, network.aspp_rates
         )
     expected = dict(published.named_modules())
@@ -52,7 +53,7 @@ def check_foldable(network: nn.Module) -> None:
 
 
 def _check_layer(shown: str, module: nn.Module, expected: nn.Module) -> None:
-    if _PLAIN.get(type(module), type(module)) is not type(expected):
+    if _plain_class(module) is not _plain_class(expected):
         raise ValueError(f"cannot fold: {shown} was replaced: expected {_describe(expected)}, got {_describe(module)}")
     if isinstance(expected, _DESCRIBED) and module.extra_repr() != expected.extra_repr():
         raise ValueError(f"cannot fold: {shown} was altered: expected {_describe(expected)}, got {_describe(module)}")
@@ -72,6 +73,10 @@ def _check_layer(shown: str, module: nn.Module, expected: nn.Module) -> None:
                 f"cannot fold: {shown} was replaced: expected {expected.num_features} features, "
                 f"got {module.num_features}"
             )
+
+
+def _plain_class(module: nn.Module) -> type[nn.Module]:
+    return _PLAIN.get(type(module), type(module))
 
 
 def _describe(module: nn.Module) -> str:

@@ -19,6 +19,7 @@ from fastresunet.inference.algebra import (
 from fastresunet.inference.foldable import check_foldable
 from fastresunet.inference.network import FoldedAttentionGate, FoldedBlock, FoldedDecoder, FoldedResUNetPP
 from fastresunet.inference.steps import Convolution, Excitation, PlanePyramid, Pyramid, UpsampledConvolution
+from fastresunet.keras import SameConv2d
 
 # Up to here a plane for each tap and output takes less time than dilated convolutions, on CPUs at 256x256.
 _MOST_PLANE_CLASSES = 3
@@ -33,13 +34,14 @@ def fold(model: reference.ResUNetPP) -> FoldedResUNetPP:
     again whenever the new weights are wanted.
 
     Args:
-        model: ``FastResUNetPP`` or ``ResUNetPP``, in training or evaluation mode; the running statistics are used.
+        model: ``FastResUNetPP``, ``KerasResUNetPP`` or ``ResUNetPP``, in training or evaluation mode; the running
+            statistics are used.
 
     Returns:
         The folded network on the same device, in the dtype of ``model.output.weight``.
 
     Raises:
-        TypeError: ``model`` is no ``ResUNetPP`` or ``FastResUNetPP``.
+        TypeError: ``model`` is none of them.
         ValueError: a layer was replaced, altered or hooked, or a normalisation has no running statistics; the message
             names it.
     """
@@ -80,7 +82,11 @@ class _Folding:
         stride = first.stride[0]
         return FoldedBlock(
             Convolution(
-                *normalized_convolution(nn.Sequential(first, norm)), batch_norm_affine(norm_in), stride, self.dtype
+                *normalized_convolution(nn.Sequential(first, norm)),
+                batch_norm_affine(norm_in),
+                stride,
+                pads_end_only=isinstance(first, SameConv2d),
+                dtype=self.dtype,
             ),
             Convolution(*weight_and_bias(second), dtype=self.dtype),
             Convolution(*normalized_convolution(block.c2), stride=stride, dtype=self.dtype),

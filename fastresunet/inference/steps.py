@@ -33,6 +33,8 @@ class Convolution(nn.Module):
         bias: (O) in float64.
         affine: scale and shift (I) in float64 of the BatchNorm before the ReLU; None reads the features as they are.
         stride: of the convolution.
+        pads_end_only: pad with one row and column of zeros after the image and none before, as TensorFlow does for
+            k = 3 and stride 2; otherwise with k // 2 on each side.
         dtype: of the module.
     """
 
@@ -42,16 +44,21 @@ class Convolution(nn.Module):
         bias: Tensor,
         affine: tuple[Tensor, Tensor] | None = None,
         stride: int = 1,
+        pads_end_only: bool = False,
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
         self.weight, self.bias = _constant(weight, dtype), _constant(bias, dtype)
         self.scale, self.shift = _affine(affine, dtype)
-        self.stride, self.padding = stride, weight.shape[2] // 2
+        self.stride, self.pads_end_only = stride, pads_end_only
+        self.padding = 0 if pads_end_only else weight.shape[2] // 2
 
     def forward(self, x: Features, residual: Tensor | None = None) -> Tensor:
         """Return (N, O, ceil(H / stride), ceil(W / stride)), ``residual`` of that shape added."""
-        y = F.conv2d(_read(x, self.scale, self.shift), self.weight, self.bias, self.stride, self.padding)
+        read = _read(x, self.scale, self.shift)
+        if self.pads_end_only:
+            read = F.pad(read, (0, 1, 0, 1))
+        y = F.conv2d(read, self.weight, self.bias, self.stride, self.padding)
         return y if residual is None else y + residual
 
 

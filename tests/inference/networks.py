@@ -12,9 +12,11 @@ from fastresunet import ResUNetPP
 SMALL: dict[str, Any] = {"filters": (8, 16, 8, 24, 16)}
 
 
-def hard_network(dtype: torch.dtype = torch.float64, **arguments: Any) -> ResUNetPP:
+def hard_network(
+    dtype: torch.dtype = torch.float64, network_class: type[ResUNetPP] = ResUNetPP, **arguments: Any
+) -> ResUNetPP:
     """Return a network in evaluation mode whose normalisations have gammas of both signs and 0, and any statistics."""
-    network = ResUNetPP(**{**SMALL, **arguments})
+    network = network_class(**{**SMALL, **arguments})
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastresunet import FastResUNetPP, ResUNetPP, fold
+from fastresunet import FastResUNetPP, KerasResUNetPP, ResUNetPP, fold
 from fastresunet.inference import FoldedResUNetPP, count_macs
 from fastresunet.inference.steps import Features, PlanePyramid, Pyramid
 from tests.numerics import assert_as_close_as_reference, hurtful_image, relative_difference
@@ -67,6 +67,18 @@ def test_float64(arguments: dict[str, Any], shape: tuple[int, ...]) -> None:
         assert logits.dtype == torch.float64
         assert logits.is_contiguous()
         assert relative_difference(logits, expected) <= 1e-10
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 48), (1, 3, 8, 8), (1, 3, 8, 40), (2, 3, 33, 9)])
+def test_networks_of_keras(shape: tuple[int, ...]) -> None:
+    network = hard_network(network_class=KerasResUNetPP)
+    image = torch.randn(shape, dtype=torch.float64)
+    logits = fold(network)(image)
+    assert relative_difference(logits, network(image)) <= 1e-10
+    state = {name: value for name, value in network.state_dict().items() if name != "same_padding"}
+    symmetric = ResUNetPP(filters=network.filters, aspp_rates=network.aspp_rates).double()
+    symmetric.load_state_dict(state)
+    assert relative_difference(fold(symmetric)(image), logits) > 1e-5
 
 
 @pytest.mark.parametrize("kind", ["normal", "offset", "negative", "ties", "strided"])

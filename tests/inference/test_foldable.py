@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastresunet import FastResUNetPP, ResUNetPP, fold
+from fastresunet import FastResUNetPP, KerasResUNetPP, ResUNetPP, fold
 
 from .networks import SMALL, hard_network
 
@@ -54,10 +54,20 @@ def test_altered_networks_are_refused_by_name(case: str, network_class: type[Res
 
 
 def test_other_modules_are_refused() -> None:
-    with pytest.raises(TypeError, match="fold takes a ResUNetPP or FastResUNetPP, got Linear"):
+    with pytest.raises(TypeError, match="fold takes a FastResUNetPP, KerasResUNetPP or ResUNetPP, got Linear"):
         fold(nn.Linear(2, 2))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="got OptimizedModule; fold the network itself"):
         fold(torch.compile(ResUNetPP(**SMALL)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("network_class", "other_class"), [(ResUNetPP, KerasResUNetPP), (KerasResUNetPP, ResUNetPP)])
+def test_convolutions_of_the_other_padding_are_refused(
+    network_class: type[ResUNetPP], other_class: type[ResUNetPP]
+) -> None:
+    network = network_class(**SMALL)
+    network.set_submodule("c3.c1.2", other_class(**SMALL).get_submodule("c3.c1.2"))
+    with pytest.raises(ValueError, match=r"'c3.c1.2' was replaced: expected .*Conv2d\("):
+        fold(network)
 
 
 def test_a_subclass_with_its_own_forward_is_refused() -> None:
