@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.folding import PARTS, part_of, work_of_modules
 from fastresunet import FastResUNetPP, KerasResUNetPP, ResUNetPP, fold
 from fastresunet.inference import FoldedResUNetPP, count_macs
 from fastresunet.inference.steps import Features, PlanePyramid, Pyramid
@@ -209,6 +210,18 @@ def test_work_at_256() -> None:
     assert published.inside + published.padded == pytest.approx(15.669e9, rel=1e-4)
     assert count.inside <= 11.6e9
     assert count.inside + count.padded <= 12.2e9
+
+
+def test_work_of_the_parts_adds_up() -> None:
+    network = ResUNetPP().eval()
+    image = torch.rand(1, 3, 64, 64)
+    for position, model in enumerate((network, fold(network))):
+        work = work_of_modules(model, image)
+        parts = {name: part_of(work, *modules[position]) for name, modules in PARTS.items()}
+        total = parts.pop("all")
+        assert total.macs == count_macs(model, image).inside == sum(part.macs for part in parts.values())
+        # What is not in a part is the change of the image's layout and the copy of the logits.
+        assert 0 <= total.launches - sum(part.launches for part in parts.values()) <= 2
 
 
 def test_count_of_single_operations() -> None:
