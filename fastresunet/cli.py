@@ -240,11 +240,16 @@ def _add_export(commands: Commands) -> None:
   fastresunet export --checkpoint runs/kvasir/best.ckpt --format torch-export --out polyps.pt2
   fastresunet export --checkpoint runs/kvasir/best.ckpt --format aoti --out polyps-cpu.pt2
 
-The file takes any batch and any height and width that are multiples of 8 from 16 on: float32 RGB in 0..1
-in, logits out. It is run and compared with the network before it is put in place.
+onnx          runs in ONNX Runtime, OpenVINO, TensorRT; standard operators only; needs: pip install "fastresunet[cpu]"
+torch-export  runs in PyTorch, without this package: torch.export.load(FILE).module()
+aoti          runs in PyTorch or C++ on CPUs like this machine's: torch._inductor.aoti_load_package(FILE); needs g++
+
+The file maps images, float32 (N, channels, H, W), RGB in 0..1, to logits (N, classes, H, W), whose sigmoid is the
+probability, for any N and any H and W that are multiples of 8 from 16 on. It holds what the input means, the size
+of the training and the version as metadata. It is run and compared with the network before it is put in place.
 docs/inference.md shows how to run each format.""",
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="best.ckpt, or a state_dict")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=CHECKPOINT_HELP)
     parser.add_argument(
         "--format",
         choices=["onnx", "torch-export", "aoti"],
