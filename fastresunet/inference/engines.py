@@ -46,6 +46,16 @@ def compile_for_cpu(folded: FoldedResUNetPP, engine: Engine = "openvino") -> nn.
     return _InductorEngine(folded) if engine == "inductor" else _OpenVINOEngine(folded)
 
 
+def openvino_settings() -> dict[str, str | int]:
+    """Return OpenVINO's settings for one image after another, in float32 on PyTorch's number of threads."""
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        # OpenVINO would round to bfloat16 where the processor multiplies it.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+
+
 class _Engine(nn.Module):
     """Checks, padding and cropping of the folded network, around logits that a compiler computes."""
 
@@ -92,10 +102,4 @@ class _OpenVINOEngine(_Engine):
             del self._requests[next(iter(self._requests))]
         model = self._model.clone()
         model.reshape(list(shape))
-        # OpenVINO would round to bfloat16 where the processor multiplies it.
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        }
-        return self._core.compile_model(model, "CPU", settings).create_infer_request()
+        return self._core.compile_model(model, "CPU", openvino_settings()).create_infer_request()

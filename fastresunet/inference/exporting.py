@@ -31,7 +31,7 @@ _TRIALS = ((1, SMALLEST_SIDE, SMALLEST_SIDE), (3, 48, 96))
 _TOLERANCE = 1e-4
 
 
-def export(folded: FoldedResUNetPP, out: Path, format: Format, size: int | None = None) -> Path:
+def export(folded: FoldedResUNetPP, out: str | Path, format: Format, size: int | None = None) -> Path:
     """Write the folded network to a file and check the file by running it.
 
     The file's input is ``image``, float32 (N, in_channels, H, W), for any N and any H and W that are multiples of 8
@@ -45,12 +45,13 @@ def export(folded: FoldedResUNetPP, out: Path, format: Format, size: int | None 
         size: image size of the training in pixels, for the metadata; None if unknown.
 
     Returns:
-        ``out``.
+        The file.
 
     Raises:
         ExportError: an argument cannot be used, something to install is missing, or the file does not give the
             network's logits.
     """
+    out = Path(out)
     _check(folded, out, format)
     program = export_program(folded)
     metadata = describe(folded, size)

@@ -25,6 +25,7 @@ from fastresunet.keras import SameConv2d
 _MOST_PLANE_CLASSES = 3
 
 
+@torch.inference_mode(False)  # whose tensors could not take part in a gradient
 @torch.no_grad()
 def fold(model: reference.ResUNetPP) -> FoldedResUNetPP:
     """Fold a trained network: the same logits in evaluation mode, from fewer operations.

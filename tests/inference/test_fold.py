@@ -159,7 +159,8 @@ def test_copies_pickles_and_state_dicts_compute_the_same() -> None:
 
 
 def test_nothing_requires_a_gradient_and_train_mode_changes_nothing() -> None:
-    folded = fold(hard_network())
+    with torch.inference_mode():
+        folded = fold(hard_network())
     image = torch.randn(1, 3, 16, 24, dtype=torch.float64, requires_grad=True)
     assert not any(parameter.requires_grad for parameter in folded.parameters())
     logits = folded(image)
