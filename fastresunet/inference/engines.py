@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import sys
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,8 +22,9 @@ _KEPT_SHAPES = 8
 def compile_for_cpu(folded: FoldedResUNetPP, engine: Engine = "openvino") -> nn.Module:
     """Return a module that computes what the folded network computes on the CPU, compiled for each image shape.
 
-    The first image of a shape (N, H, W) takes the time to compile: about half a minute with Inductor, which keeps up to
-    8 shapes, and a second with OpenVINO. The weights are copied. Both run in float32 on PyTorch's number of threads.
+    The first image of a shape (N, H, W) takes the time to compile, with Inductor much longer than with OpenVINO.
+    OpenVINO keeps the last 8 shapes; Inductor the first 8, and the folded network computes all others. The weights are
+    copied. Both run in float32 on PyTorch's number of threads.
 
     Args:
         folded: network in float32 on the CPU.
@@ -76,9 +78,16 @@ class _InductorEngine(_Engine):
     def __init__(self, folded: FoldedResUNetPP) -> None:
         super().__init__(folded)
         self._logits = torch.compile(self.folded.logits, fullgraph=True, dynamic=False, options={"freezing": True})
+        self._shapes: set[torch.Size] = set()
 
     def compiled_logits(self, x: Tensor) -> Tensor:
-        return self._logits(x.contiguous(memory_format=torch.channels_last))
+        x = x.contiguous(memory_format=torch.channels_last)
+        if x.shape not in self._shapes and len(self._shapes) == _KEPT_SHAPES:
+            return self.folded.logits(x)
+        self._shapes.add(x.shape)
+        # The limit would count the shapes of all networks together, and end in an error.
+        with torch._dynamo.config.patch(recompile_limit=sys.maxsize):
+            return self._logits(x)
 
 
 class _OpenVINOEngine(_Engine):

@@ -106,6 +106,23 @@ def test_compiled_for_the_cpu(engine: Any, folded: FoldedResUNetPP) -> None:
         compiled(torch.rand(1, 4, 16, 16))
 
 
+def test_inductor_at_many_sizes_of_many_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.compiler.reset()
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda call, fullgraph, dynamic, options: compile_(call, fullgraph=fullgraph, dynamic=dynamic, backend="eager"),
+    )
+    monkeypatch.setattr(engines, "_KEPT_SHAPES", 5)
+    for _ in range(2):
+        folded = fold(mild_network(torch.float32, aspp_rates=(1,)))
+        compiled = compile_for_cpu(folded, "inductor")
+        for size in (16, 24, 32, 40, 48, 56, 16):  # more than PyTorch's own limit for one function
+            image = torch.rand(1, 3, 16, size)
+            assert relative_difference(compiled(image), folded(image)) <= 1e-5
+
+
 def test_openvino_at_many_sizes(folded: FoldedResUNetPP, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
     compiled = compile_for_cpu(folded, "openvino")
