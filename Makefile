@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-oldest check bench bench-full bench-model gpu-check clean
+.PHONY: demo test test-oldest check bench bench-full bench-model bench-cpu gpu-check clean
 
 # make demo [DATA=folder with images/ and masks/] [OUT=folder]
 demo: $(READY)
@@ -44,6 +44,11 @@ bench-model: $(READY)
 # installs nothing and uses no network. Exits with 1 if something is wrong, with 2 without a GPU.
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check --out $(or $(OUT),gpu-check-out)
+
+# Inference on this CPU: the published network and the folded one, each in several engines.
+bench-cpu: $(READY)
+	$(VENV)/bin/python -m pip install --quiet --editable ".[cpu]"
+	$(VENV)/bin/python -m benchmarks.cpu_inference
 
 check: $(READY)
 	$(VENV)/bin/ruff check .

@@ -19,6 +19,7 @@ _COLOURS = {
     "channels_last": "#000000",
     "compile": "#0072B2",
     "FastResUNetPP": "#D55E00",
+    "folded": "#009E73",
 }
 _OTHER = "#CC79A7"
 

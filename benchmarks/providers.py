@@ -14,7 +14,9 @@ from benchmarks.networks import NETWORK, ModuleSubject
 from benchmarks.precision import Precision, spacing
 from benchmarks.runtimes import RUNTIMES
 from benchmarks.work import Computed, Mode, Step, Work, step_of
+from fastresunet import fold
 from fastresunet.ops import Backend
+from fastresunet.reference import ResUNetPP
 
 Subject = ModuleSubject | LayerSubject
 BASELINE = "eager"
@@ -34,6 +36,7 @@ class Provider:
         channels_last: parameters and inputs in channels-last layout.
         compiled: mode of ``torch.compile``; "" does not compile.
         graph: replays the whole step from one CUDA graph.
+        folded: ``fastresunet.fold`` of the network, for evaluation.
         runtime: what runs an exported network in PyTorch's place, see ``benchmarks.runtimes``.
         build_seconds: roughly what it takes before the first step of the network: not begun when less time is left.
     """
@@ -43,13 +46,14 @@ class Provider:
     channels_last: bool = False
     compiled: str = ""
     graph: bool = False
+    folded: bool = False
     runtime: str = ""
     build_seconds: float = 0.0
 
     def applies(self, subject: Subject, mode: Mode, device: torch.device) -> bool:
         """Return whether it makes sense for a subject on a device."""
         whole = isinstance(subject, ModuleSubject) and subject.name == NETWORK
-        if self.runtime and not (whole and mode == "evaluation"):
+        if (self.folded or self.runtime) and not (whole and mode == "evaluation"):
             return False
         if self.runtime and RUNTIMES[self.runtime].device != device.type:
             return False
@@ -79,6 +83,13 @@ FAST = (
     Provider("FastResUNetPP", fast=True),
     Provider("FastResUNetPP + CUDA graph", fast=True, graph=True),
     Provider("FastResUNetPP + compile", fast=True, compiled="default", build_seconds=_COMPILING),
+    Provider("folded", fast=True, folded=True),
+    Provider("folded + CUDA graph", fast=True, folded=True, graph=True),
+    Provider("folded + compile", fast=True, folded=True, compiled="default", build_seconds=_COMPILING),
+    *(
+        Provider(f"folded + {name}", fast=True, folded=True, runtime=name, build_seconds=_COMPILING)
+        for name in RUNTIMES
+    ),
 )
 PROVIDERS = {provider.name: provider for provider in (*PLAIN, *FAST)}
 
@@ -170,6 +181,9 @@ def _work(
     inputs = rounded_inputs(subject, precision, batch, size)
 
     def transform(module: nn.Module) -> nn.Module:
+        if provider.folded:
+            assert isinstance(module, ResUNetPP)
+            module = fold(module).eval()
         if provider.channels_last:
             module = module.to(memory_format=torch.channels_last)
         compiled: nn.Module = _compiler(provider)(module)

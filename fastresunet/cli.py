@@ -1,4 +1,4 @@
-"""The command ``fastresunet``: train, evaluate, predict, demo, tune, info."""
+"""The command ``fastresunet``: train, evaluate, predict, export, demo, tune, info."""
 
 # ruff: noqa: PLC0415 - sub-commands import what they need, so that help is quick and works without the train extra.
 
@@ -73,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_export(commands)
     _add_demo(commands)
     _add_tune(commands)
     _add_info(commands)
@@ -226,6 +227,38 @@ writes to --out: masks/NAME.png (0 background, 255 polyp), on request overlays/N
         "--probabilities", action="store_true", help="also write 16-bit grey PNGs, 65535 for probability 1"
     )
     _add_device(parser)
+
+
+def _add_export(commands: Commands) -> None:
+    parser = _add_command(
+        commands,
+        "export",
+        run_export,
+        "Write a checkpoint's network, folded for inference, to a file that runs elsewhere.",
+        """examples:
+  fastresunet export --checkpoint runs/kvasir/best.ckpt --format onnx --out polyps.onnx
+  fastresunet export --checkpoint runs/kvasir/best.ckpt --format torch-export --out polyps.pt2
+  fastresunet export --checkpoint runs/kvasir/best.ckpt --format aoti --out polyps-cpu.pt2
+
+onnx          runs in ONNX Runtime, OpenVINO, TensorRT; standard operators only; needs: pip install "fastresunet[cpu]"
+torch-export  runs in PyTorch, without this package: torch.export.load(FILE).module()
+aoti          runs in PyTorch or C++ on CPUs like this machine's: torch._inductor.aoti_load_package(FILE); needs g++
+
+The file maps images, float32 (N, channels, H, W), RGB in 0..1, to logits (N, classes, H, W), whose sigmoid is the
+probability, for any N and any H and W that are multiples of 8 from 16 on. It holds what the input means, the size
+of the training and the version as metadata. It is run and compared with the network before it is put in place.
+docs/inference.md shows how to run each format.""",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=CHECKPOINT_HELP)
+    parser.add_argument(
+        "--format",
+        choices=["onnx", "torch-export", "aoti"],
+        required=True,
+        help="onnx: any ONNX runtime; torch-export: torch.export.load; aoti: compiled for this machine's CPU",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="file to write: .onnx, or .pt2 for the other formats"
+    )
 
 
 def _add_demo(commands: Commands) -> None:
@@ -395,6 +428,20 @@ def run_predict(options: argparse.Namespace) -> None:
         device=options.device,
     )
     print(f"Masks written to {options.out / 'masks'}: {len(masks)}")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """Export a checkpoint as the options say."""
+    from fastresunet.inference import ExportError, export, fold
+    from fastresunet.training.checkpoints import load_model
+    from fastresunet.training.errors import UserError
+
+    model, size = load_model(options.checkpoint)
+    try:
+        file = export(fold(model), options.out, options.format, size)
+    except ExportError as error:
+        raise UserError(str(error)) from error
+    print(f"Written and checked: {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 
 def run_demo(options: argparse.Namespace) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fastresunet.inference import fold
+from fastresunet.model import FastResUNetPP
 from fastresunet.training.checkpoints import load_model
 from fastresunet.training.data import Pair, Split, select_pairs
 from fastresunet.training.errors import UserError
@@ -81,7 +83,7 @@ def evaluate(
     """
     if out is not None:
         check_writable(out)
-    model, trained_size = load_binary_model(checkpoint, device)
+    model, trained_size = load_predictor(checkpoint, device)
     if augment:
         model = SymmetryEnsemble(model)
     pairs = select_pairs(data, split)
@@ -92,7 +94,24 @@ def evaluate(
     return evaluation
 
 
-def load_binary_model(checkpoint: Path, device: Device) -> tuple[nn.Module, int]:
+def load_predictor(checkpoint: Path, device: Device) -> tuple[nn.Module, int]:
+    """Load a network for RGB images and one class, for prediction: folded on the CPU, where that is faster.
+
+    Args:
+        checkpoint: file of this package or of a published model.
+        device: ``"auto"`` takes CUDA where there is one.
+
+    Returns:
+        Network in evaluation mode on the device, and the image size it was trained at (256 if unknown).
+
+    Raises:
+        UserError: the checkpoint cannot be read, or has other numbers of channels.
+    """
+    model, size = load_binary_model(checkpoint, device)
+    return (model if model.output.weight.is_cuda else fold(model)), size
+
+
+def load_binary_model(checkpoint: Path, device: Device) -> tuple[FastResUNetPP, int]:
     """Load a network for RGB images and one class.
 
     Args:

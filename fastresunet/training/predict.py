@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastresunet.training.data import list_images
 from fastresunet.training.errors import UserError
-from fastresunet.training.evaluate import load_binary_model
+from fastresunet.training.evaluate import load_predictor
 from fastresunet.training.images import read_image, write_png
 from fastresunet.training.inference import Device, diverged_checkpoint_named, predict_probabilities
 from fastresunet.training.overlay import draw_overlay
@@ -71,7 +71,7 @@ def predict(
             "Choose another --out, for example predictions."
         )
     images = find_inputs(inputs)
-    model, trained_size = load_binary_model(checkpoint, device)
+    model, trained_size = load_predictor(checkpoint, device)
     batch_size = batch_size or (8 if next(model.parameters()).is_cuda else 1)
     if augment:
         model = SymmetryEnsemble(model)

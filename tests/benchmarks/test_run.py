@@ -133,3 +133,10 @@ def test_everything_covers_sizes_batches_and_precisions() -> None:
     assert {case.batch for case in networks} == {1, 2, 4, 8, 16, 32, 64}
     assert {case.precision for case in networks} == {"fp32", "tf32", "bf16", "fp16"}
     assert {name for case in networks for name in case.providers} >= {"compile max-autotune + CUDA graphs", "TensorRT"}
+
+
+def test_folded_networks_are_timed_in_evaluation_only() -> None:
+    (_, folded) = runner().run(replace(CASE, mode="evaluation", providers=("eager", "folded")))
+    assert folded.seconds, folded.obstacle
+    device = torch.device("cuda")
+    assert [PROVIDERS["folded + CUDA graph"].applies(SUBJECT, mode, device) for mode in MODES] == [False, False, True]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastresunet import FastResUNetPP, KerasResUNetPP, load_keras
+from fastresunet import FastResUNetPP, KerasResUNetPP, fold, load_keras
 from fastresunet.keras import SameConv2d
 from tests.keras.emulation import KerasEmulation, write_keras2_weights, write_keras3_weights, write_model
 from tests.numerics import relative_difference
@@ -49,7 +49,8 @@ def test_probabilities_are_those_of_keras(name: str) -> None:
         x, expected = (torch.from_numpy(arrays[key]).permute(0, 3, 1, 2) for key in ("x", "y"))
     model = load_keras(GOLDEN / name)
     with torch.no_grad():
-        assert float((model(x).sigmoid() - expected).abs().max()) <= 1e-5
+        for network in (model, fold(model)):
+            assert float((network(x).sigmoid() - expected).abs().max()) <= 1e-5
     assert (model.filters, model.num_classes, model.se_reduction) == ((16, 32, 64, 128, 256), 1, 8)
 
 
@@ -62,6 +63,7 @@ def test_every_layout_and_size(
     model = load_keras(tmp_path / "model.h5").double()
     x = image(*size)
     assert relative_difference(model(x), keras_logits(emulation, x)) <= 1e-12
+    assert relative_difference(fold(model)(x), keras_logits(emulation, x)) <= 1e-10
 
 
 @pytest.mark.parametrize("write", LAYOUTS, ids=lambda write: write.__name__)

@@ -22,7 +22,7 @@ from .conftest import FILTERS
 SMALL = ["--size", "32", "--batch-size", "4", "--workers", "0", "--device", "cpu", "--filters", *map(str, FILTERS)]
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "demo", "tune", "info"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export", "demo", "tune", "info"])
 def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])

@@ -11,10 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastresunet.reference import ResUNetPP
-from fastresunet.training.checkpoints import load_model
 from fastresunet.training.data import find_pairs, select_pairs
 from fastresunet.training.errors import UserError
-from fastresunet.training.evaluate import evaluate, evaluate_model
+from fastresunet.training.evaluate import evaluate, evaluate_model, load_predictor
 from fastresunet.training.fit import TrainingResult
 from fastresunet.training.inference import predict_probability
 from fastresunet.training.symmetries import SymmetryEnsemble
@@ -94,7 +93,7 @@ def test_unclear_mask_is_named(trained: TrainingResult, data: Path) -> None:
 
 
 def test_augmented_evaluation_scores_the_mean_over_symmetries(trained: TrainingResult, shared_data: Path) -> None:
-    checkpoint, model = trained.best_checkpoint, load_model(trained.best_checkpoint)[0]
+    checkpoint, (model, _) = trained.best_checkpoint, load_predictor(trained.best_checkpoint, "cpu")
     pairs = select_pairs(shared_data, "all")
     # Two epochs teach little: at 0.5 every pixel might be one class.
     threshold = float(predict_probability(model, pairs[0].read()[0], 32).median())
