@@ -7,7 +7,7 @@ kept once. What they are given is drawn anew, from a fixed seed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -200,18 +200,54 @@ class _Recorder:
 
     def see(self, call: Call) -> None:
         """Note a call."""
-        if call.name not in TWINS:
-            return
-        schema = getattr(torch.ops.fastresunet, call.name).default._schema
+        for operation, given in _PARTS.get(call.name, lambda *operands: [(call.name, operands)])(*call.operands):
+            if operation in TWINS:
+                self._note(operation, given)
+
+    def _note(self, operation: str, given: Sequence[Any]) -> None:
+        schema = getattr(torch.ops.fastresunet, operation).default._schema
         # Blocks hand on packed weights after the other operands; by itself an operation packs its own.
         names = [argument.name for argument in schema.arguments if argument.name != "backend"]
-        operands = dict(zip(names, call.operands, strict=False))
+        operands = dict(zip(names, given, strict=False))
         name = next(self._names[key] for key in map(storage_key, _tensors(operands)) if key in self._names)
-        name = name.rpartition(".")[0] if call.name == "conv" else f"{name.rpartition('.')[0]} {call.name}"
-        options = tuple(_ARGUMENTS[call.name](_shapes(operands, self._names)).items())
-        key = repr((call.name, options))
-        known = self.found.get(key) or LayerSubject(name, call.name, options, count=0)
+        name = name.rpartition(".")[0] if operation == "conv" else f"{name.rpartition('.')[0]} {operation}"
+        options = tuple(_ARGUMENTS[operation](_shapes(operands, self._names)).items())
+        key = repr((operation, options))
+        known = self.found.get(key) or LayerSubject(name, operation, options, count=0)
         self.found[key] = dataclasses.replace(known, count=known.count + 1)
+
+
+_Parts = list[tuple[str, Sequence[Any]]]
+
+
+def _convolution(operands: Sequence[Any], statistics: bool) -> tuple[str, Sequence[Any]]:
+    """Return the convolution of a joint operation, whose operands up to the residual these are."""
+    *read, residual = operands
+    return "conv", (*read, 1, residual, None, None, False, statistics)
+
+
+def _conv_batch_affine_parts(*operands: Any) -> _Parts:
+    convolution, norm = operands[:8], operands[8:13]
+    data, weight, stride = operands[0][0], operands[4], operands[6]
+    samples, channels, dtype = len(data), len(weight), ops.accumulation_dtype(data.dtype)
+    mean = m2 = data.new_empty(samples, channels, dtype=dtype) if norm[3] is None else None
+    pixels = data.shape[2] * data.shape[3] // stride**2
+    moments = (mean, m2, None, pixels, None, None, None, 1)
+    batch_affine = (*moments, samples, channels, *norm, dtype)
+    return [_convolution(convolution, norm[3] is None), ("batch_affine", batch_affine)]
+
+
+def _conv_excitation_parts(*operands: Any) -> _Parts:
+    data, weight = operands[0][0], operands[4]
+    mean = data.new_empty(len(data), len(weight), dtype=ops.accumulation_dtype(data.dtype))
+    return [_convolution(operands[:8], True), ("excitation", (mean, *operands[8:10]))]
+
+
+# Operations that blocks compute jointly, as those that have functions of their own.
+_PARTS: dict[str, Callable[..., _Parts]] = {
+    "conv_batch_affine": _conv_batch_affine_parts,
+    "conv_excitation": _conv_excitation_parts,
+}
 
 
 def _shapes(value: Any, parameters: Collection[int]) -> Any:
@@ -245,12 +281,12 @@ def _conv_norm_sum_arguments(given: dict[str, Any]) -> dict[str, Any]:
     def of_one(vectors: Any) -> Any:
         return None if vectors is None else dataclasses.replace(vectors, sizes=vectors.sizes[1:])
 
-    gamma, beta = of_one(given["gamma"]), of_one(given["beta"])
+    bias, gamma, beta = (of_one(given[name]) for name in ("bias", "gamma", "beta"))
     mean, variance = of_one(given["running_mean"]), of_one(given["running_var"])
-    columns = (given[name] for name in ("weight", "bias", "dilation", "eps"))
+    columns = (given[name] for name in ("weight", "dilation", "eps"))
     branches = [
         Branch(weight, bias, dilation, gamma, beta, eps, mean, variance)
-        for weight, bias, dilation, eps in zip(*columns, strict=True)
+        for weight, dilation, eps in zip(*columns, strict=True)
     ]
     return {"sources": _sources(given), "branches": branches, "stride": given["stride"]}
 

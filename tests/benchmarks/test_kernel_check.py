@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.kernel_check import Findings, check, difference, in_float64, recorded
+from benchmarks.kernel_check import Findings, check, difference, in_float64, recorded, signature
 from benchmarks.networks import NETWORK, ModuleSubject
 from benchmarks.precision import PRECISIONS
 from fastresunet.ops import Backend
@@ -26,7 +26,8 @@ def calls() -> list[Call]:
 
 def test_all_operations_are_recorded(calls: list[Call]) -> None:
     names = {call.name for call in calls}
-    assert names >= {"conv", "conv_norm_sum", "batch_affine", "excitation"}
+    assert names >= {"conv", "conv_batch_affine", "conv_excitation", "conv_norm_sum", "batch_affine"}
+    assert names >= {"conv_gradients", "branch_gradient"}
     assert names >= {f"{name}_backward" for name in ("conv", "conv_norm_sum", "batch_affine", "excitation")}
 
 
@@ -50,7 +51,7 @@ def test_wrong_results_are_found(calls: list[Call], monkeypatch: pytest.MonkeyPa
     findings = Findings("a device", "bf16")
     check(convolutions, BF16, findings)
     assert len(findings.problems) == len(convolutions)
-    assert findings.problems[0].startswith("bf16 conv(1x3x16x16, 8x3x3x3), default: result 0: ")
+    assert findings.problems[0].startswith(f"bf16 {signature(convolutions[0])}, default: result 0: ")
 
 
 def test_failures_are_found(calls: list[Call]) -> None:
