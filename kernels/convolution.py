@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,24 @@ from .pack import pack_weights
 from .rounding import cdiv
 from .statistics import merge_statistics
 from .supported import check_supported
+
+
+class Side(NamedTuple):
+    """A 1x1 convolution added to another: one or two sources read through scales alone, or as they are.
+
+    Attributes:
+        data: sources (N, C, H, W).
+        affine: (1, N, C) of each, or empty.
+        upsample: whether each is read at twice its resolution.
+        weight: (outputs, inputs of all sources) in any floating dtype.
+        stride: of all sources; 1 with an upsampled one.
+    """
+
+    data: list[Tensor]
+    affine: list[Tensor]
+    upsample: list[bool]
+    weight: Tensor
+    stride: int
 
 
 class Tiles(NamedTuple):
@@ -88,29 +107,91 @@ def convolve(
     config: Config | None = None,
 ) -> tuple[Tensor, Tensor, Tiles | None]:
     """Return output, what the write keeps for backward, and with ``statistics`` those of its tiles; see ``conv``."""
-    first, out_channels, taps = data[0], weight.shape[0], weight.shape[2]
+    if packed is None:
+        (packed,) = pack_weights([weight], [[x.shape[1] for x in data]], [upsample], data[0].dtype)
+    shape = (weight.shape[0], weight.shape[2])
+    operands = (data, affine, relu, upsample, packed, shape, bias, stride, dilation, residual, gate, gate_scale)
+    return convolve_packed(*operands, pool, statistics, config=config)
+
+
+def convolve_packed(
+    data: list[Tensor],
+    affine: list[Tensor],
+    relu: list[bool],
+    upsample: list[bool],
+    packed: Tensor,
+    shape: tuple[int, int],
+    bias: Tensor | None,
+    stride: int,
+    dilation: int,
+    residual: Tensor | None,
+    gate: Tensor | None,
+    gate_scale: Tensor | None,
+    pool: bool,
+    statistics: bool,
+    keep: bool = True,
+    sign: Tensor | None = None,
+    side: Side | None = None,
+    config: Config | None = None,
+) -> tuple[Tensor, Tensor, Tiles | None]:
+    """Return what ``convolve`` does, from a packed weight.
+
+    Args:
+        data: sources, as are ``affine``, ``relu`` and ``upsample``.
+        affine: see ``Source``; or (2, C) with scale and shift of all samples.
+        relu: see there.
+        upsample: see there.
+        packed: of ``pack_weights``.
+        shape: outputs and kernel size of the weight.
+        bias: (outputs).
+        stride: of the convolution.
+        dilation: of the convolution.
+        residual: added.
+        gate: multiplied.
+        gate_scale: multiplied with the gate first.
+        pool: write the 2x2 maximum.
+        statistics: take those of the tiles.
+        keep: return what a gradient would need; otherwise it is empty.
+        sign: (outputs), multiplied with the maximum.
+        side: added.
+        config: the tile.
+    """
+    first, (out_channels, taps) = data[0], shape
     samples, parity, zoom = first.shape[0], any(upsample), 2 if upsample[0] else 1
     height, width = ((zoom * size - 1) // stride + 1 for size in first.shape[2:])
     check_supported(data, upsample, pool, stride, dilation, out_channels * height * width)
+    if side is not None:
+        check_supported(side.data, side.upsample, False, side.stride, 1, out_channels * height * width)
     if config is None:
         inputs = sum(x.shape[1] for x in data)
         config = choose(
             Layer("forward", first.dtype, inputs, out_channels, taps, stride, dilation, parity, pool, height * width),
             first.device,
         )
+        if side is not None and first.dtype.itemsize > 2:
+            # Beside a product of wider blocks, those of the side spill registers.
+            config = replace(config, block_in=16)
     window_rows, window_columns = (2, 2) if parity or pool else (config.window_rows, 1)
     rows, columns = windows(height, window_rows, dilation, pool), windows(width, window_columns, dilation, pool)
     out_height, out_width = (rows, columns) if pool else (height, width)
     output = empty_image(first, out_channels, out_height, out_width, first.dtype)
     kept = None
-    if pool or gate is not None:
+    if keep and (pool or gate is not None):
         kept = empty_image(first, out_channels, out_height, out_width, torch.uint8 if pool else first.dtype)
     tiles = cdiv(rows * columns, config.block_pixels)
     written = tile_statistics(first, tiles, out_channels) if statistics else None
-    if packed is None:
-        (packed,) = pack_weights([weight], [[x.shape[1] for x in data]], [upsample], first.dtype)
     reads = [2 if up and taps == 3 else taps for up in upsample]
     second, last = len(data) == 2, len(data) - 1
+    exact = is_exact(
+        output.shape if pool else (samples, out_channels, height, width),
+        (1, 1) if pool else (window_rows, window_columns),
+        dilation,
+        config,
+        [x.shape[1] for x in data],
+    )
+    products = sum(x.shape[1] * read**2 for x, read in zip(data, reads, strict=True))
+    if side is not None:
+        products += side.weight.shape[1]
     launch(
         forward_kernel,
         (samples * tiles, cdiv(out_channels, config.block_out)),
@@ -121,6 +202,8 @@ def convolve(
         residual,
         gate,
         gate_scale,
+        sign,
+        *_side_arguments(side),
         output,
         kept,
         *(written or (None, None, None)),
@@ -133,11 +216,7 @@ def convolve(
         out_channels,
         stride,
         dilation,
-        multiply_adds=samples
-        * out_channels
-        * height
-        * width
-        * sum(x.shape[1] * read**2 for x, read in zip(data, reads, strict=True)),
+        multiply_adds=samples * out_channels * height * width * products,
         TAPS=reads[0],
         TAPS2=reads[1] if second else 0,
         UPSAMPLE=upsample[0],
@@ -147,24 +226,42 @@ def convolve(
         RELU=relu[0],
         RELU2=relu[last],
         POOL=pool,
+        **_side_options(side, exact, config),
         WINDOW_ROWS=window_rows,
         WINDOW_COLUMNS=window_columns,
         STEP=stride,
         BLOCK_PIXELS=config.block_pixels,
         BLOCK_IN=config.block_in,
         BLOCK_OUT=config.block_out,
-        EXACT=is_exact(
-            output.shape if pool else (samples, out_channels, height, width),
-            (1, 1) if pool else (window_rows, window_columns),
-            dilation,
-            config,
-            [x.shape[1] for x in data],
-        ),
+        EXACT=exact,
         num_warps=config.warps,
         num_stages=config.stages,
         **arithmetic(first.dtype),
     )
     return output, first.new_empty(0) if kept is None else kept, written
+
+
+def _side_arguments(side: Side | None) -> tuple[Tensor | int | None, ...]:
+    nothing = (None, None, 0, 0, 0)
+    if side is None:
+        return (*nothing, *nothing, None)
+    given = [source_arguments(*source) for source in zip(side.data, side.affine, strict=True)]
+    return (*given[0], *(given[1] if len(given) == 2 else nothing), side.weight)
+
+
+def _side_options(side: Side | None, exact: bool, config: Config) -> dict[str, Any]:
+    upsample, affine, stride = [False], [0], 1
+    if side is not None:
+        upsample, affine, stride = side.upsample, [len(vectors) for vectors in side.affine], side.stride
+        exact = exact and all(x.shape[1] % config.block_in == 0 for x in side.data)
+    return {
+        "SIDE_UPSAMPLE": upsample[0],
+        "SIDE2_UPSAMPLE": upsample[-1],
+        "SIDE_AFFINE": affine[0],
+        "SIDE2_AFFINE": affine[-1],
+        "SIDE_STRIDE": stride,
+        "SIDE_EXACT": exact,
+    }
 
 
 def windows(size: int, window: int, dilation: int, pool: bool) -> int:

@@ -32,19 +32,27 @@ def excitation_kernel(
     m2_ptr,
     weight1_ptr,
     weight2_ptr,
+    scale_ptr,
+    shift_ptr,
     mean_out,
     m2_out,
     gate_out,
+    affine_out,
     samples,
     tiles,
     channels,
     hidden,
+    READERS: tl.constexpr,
     BLOCK_TILES: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
     BLOCK: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
-    """Write the gate of one sample; with counts the means are those of tiles, which are merged and written first."""
+    """Write the gate of one sample; with counts the means are those of tiles, which are merged first.
+
+    ``affine_out`` (READERS, 3, samples, channels) gets what each reader applies to the features before their gate:
+    centre 0, its scale (READERS, channels) times the gate, and its shift. An output that is ``None`` is left out.
+    """
     sample = tl.program_id(0)
     unit = tl.arange(0, BLOCK_HIDDEN)
     vector = tl.zeros((BLOCK_HIDDEN,), dtype=ACCUMULATE)
@@ -57,8 +65,9 @@ def excitation_kernel(
                 count_ptr, mean_ptr, m2_ptr, group, samples, tiles, channel, channels, BLOCK_TILES, ACCUMULATE
             )
             mean = tl.sum(mean, axis=0)
-            tl.store(mean_out + offset, mean, mask=channel < channels)
-            tl.store(m2_out + offset, tl.sum(m2, axis=0), mask=channel < channels)
+            if mean_out is not None:
+                tl.store(mean_out + offset, mean, mask=channel < channels)
+                tl.store(m2_out + offset, tl.sum(m2, axis=0), mask=channel < channels)
         else:
             mean = tl.load(mean_ptr + offset, mask=channel < channels, other=0.0)
         mask = (unit < hidden)[:, None] & (channel < channels)[None, :]
@@ -71,7 +80,19 @@ def excitation_kernel(
         mask = (channel < channels)[:, None] & (unit < hidden)[None, :]
         weight = tl.load(weight2_ptr + channel[:, None] * hidden + unit[None, :], mask=mask, other=0.0)
         excited = tl.sum(weight.to(ACCUMULATE) * vector[None, :], axis=1)
-        tl.store(gate_out + sample * channels + channel, 1 / (1 + tl.exp(-excited)), mask=channel < channels)
+        gate = 1 / (1 + tl.exp(-excited))
+        within = channel < channels
+        offset = sample * channels + channel
+        tl.store(gate_out + offset, gate, mask=within)
+        if affine_out is not None:
+            size = samples * channels
+            for reader in tl.static_range(READERS):
+                scale = tl.load(scale_ptr + reader * channels + channel, mask=within, other=0.0)
+                shift = tl.load(shift_ptr + reader * channels + channel, mask=within, other=0.0)
+                target = affine_out + reader * 3 * size + offset
+                tl.store(target, tl.zeros((BLOCK,), dtype=ACCUMULATE), mask=within)
+                tl.store(target + size, scale.to(ACCUMULATE) * gate, mask=within)
+                tl.store(target + 2 * size, shift.to(ACCUMULATE), mask=within)
 
 
 @triton.jit
@@ -156,7 +177,7 @@ def load_squeezed(mean_ptr, gate_ptr, grad_ptr, sample, samples, channel, channe
 def excitation(mean: Tensor, weight1: Tensor, weight2: Tensor) -> Tensor:
     """Return the gate (N, C); arguments are those of the operation."""
     gate = torch.empty_like(mean)
-    _launch(mean, None, None, weight1, weight2, None, None, gate)
+    launch_excitation(mean, None, None, weight1, weight2, None, None, gate)
     return gate
 
 
@@ -178,11 +199,11 @@ def conv_excitation(
     output, _, tiles = convolve(*operands, True, packed)
     assert tiles is not None
     mean, m2, gate = tiles.mean.new_empty((3, *output.shape[:2]))
-    _launch(tiles.mean, tiles.count, tiles.m2, weight1, weight2, mean, m2, gate)
+    launch_excitation(tiles.mean, tiles.count, tiles.m2, weight1, weight2, mean, m2, gate)
     return output, mean, m2, gate
 
 
-def _launch(
+def launch_excitation(
     mean: Tensor,
     count: Tensor | None,
     m2: Tensor | None,
@@ -191,10 +212,16 @@ def _launch(
     merged_mean: Tensor | None,
     merged_m2: Tensor | None,
     gate: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    affine: Tensor | None = None,
 ) -> None:
+    """Launch the kernel; ``merged_mean``, ``merged_m2``, ``gate`` and ``affine`` are written, see there."""
     samples, channels = gate.shape
     hidden, tiles = weight1.shape[0], 1 if count is None else count.shape[1]
     block = min(_BLOCK, max(16, next_power_of_2(channels)))
+    # With affines to write beside them, half as many fit into the registers.
+    elements = _BLOCK_TILE_ELEMENTS // (1 if affine is None else 2)
     launch(
         excitation_kernel,
         (samples,),
@@ -203,14 +230,18 @@ def _launch(
         m2,
         weight1,
         weight2,
+        scale,
+        shift,
         merged_mean,
         merged_m2,
         gate,
+        affine,
         samples,
         tiles,
         channels,
         hidden,
-        BLOCK_TILES=min(_BLOCK_TILE_ELEMENTS // block, next_power_of_2(tiles)),
+        READERS=0 if affine is None else len(affine),
+        BLOCK_TILES=min(elements // block, next_power_of_2(tiles)),
         BLOCK_HIDDEN=next_power_of_2(hidden),
         BLOCK=block,
         ACCUMULATE=accumulation(gate.dtype),

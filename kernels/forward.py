@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .implicit_gemm import accumulate_sources
+from .side import accumulate_side
 from .statistics import store_statistics
 from .tile import load_block, load_vector, store_block
 from .window import window_start
@@ -30,6 +31,18 @@ def forward_kernel(
     residual_ptr,
     gate_ptr,
     gate_scale_ptr,
+    sign_ptr,
+    side_ptr,
+    side_affine_ptr,
+    side_height,
+    side_width,
+    side_channels,
+    side2_ptr,
+    side2_affine_ptr,
+    side2_height,
+    side2_width,
+    side2_channels,
+    side_weight_ptr,
     output_out,
     kept_out,
     count_out,
@@ -53,6 +66,12 @@ def forward_kernel(
     RELU: tl.constexpr,
     RELU2: tl.constexpr,
     POOL: tl.constexpr,
+    SIDE_UPSAMPLE: tl.constexpr,
+    SIDE2_UPSAMPLE: tl.constexpr,
+    SIDE_AFFINE: tl.constexpr,
+    SIDE2_AFFINE: tl.constexpr,
+    SIDE_STRIDE: tl.constexpr,
+    SIDE_EXACT: tl.constexpr,
     WINDOW_ROWS: tl.constexpr,
     WINDOW_COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
@@ -67,7 +86,9 @@ def forward_kernel(
 ):
     """Compute a tile of the fused convolution; ``TAPS2 == 0`` means that there is no second source.
 
-    A pointer that is ``None`` leaves its part out. ``TAPS`` is 2 for a 3x3 weight on an upsampled source.
+    A pointer that is ``None`` leaves its part out. ``TAPS`` is 2 for a 3x3 weight on an upsampled source. The side, one
+    or two sources and a weight (out_channels, inputs), is added as ``accumulate_side`` says. A pooled maximum is
+    multiplied with the sign of its channel, if there is one.
     """
     sample = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
@@ -122,6 +143,65 @@ def forward_kernel(
         PACKED,
         WIDEN,
     )
+    side_inputs = side_channels + side2_channels
+    if side_ptr is not None:
+        accumulators = accumulate_side(
+            accumulators,
+            side_ptr,
+            side_affine_ptr,
+            side_height,
+            side_width,
+            side_channels,
+            side_weight_ptr,
+            side_inputs,
+            sample,
+            samples,
+            row,
+            column,
+            wanted,
+            out_channel,
+            out_channels,
+            SIDE_UPSAMPLE,
+            SIDE_AFFINE,
+            SIDE_STRIDE,
+            WINDOW_ROWS,
+            WINDOW_COLUMNS,
+            BLOCK_IN,
+            SIDE_EXACT,
+            ACCUMULATE,
+            PRECISION,
+            PACKED,
+            WIDEN,
+        )
+    if side2_ptr is not None:
+        accumulators = accumulate_side(
+            accumulators,
+            side2_ptr,
+            side2_affine_ptr,
+            side2_height,
+            side2_width,
+            side2_channels,
+            side_weight_ptr + side_channels,
+            side_inputs,
+            sample,
+            samples,
+            row,
+            column,
+            wanted,
+            out_channel,
+            out_channels,
+            SIDE2_UPSAMPLE,
+            SIDE2_AFFINE,
+            SIDE_STRIDE,
+            WINDOW_ROWS,
+            WINDOW_COLUMNS,
+            BLOCK_IN,
+            SIDE_EXACT,
+            ACCUMULATE,
+            PRECISION,
+            PACKED,
+            WIDEN,
+        )
     if bias_ptr is not None:
         bias = load_vector(bias_ptr, out_channel, out_channels, EXACT).to(ACCUMULATE)[None, :]
         finished = ()
@@ -133,18 +213,26 @@ def forward_kernel(
     masks = ()
     values = ()
     if POOL:
-        # Compare what will be written; the first of equals wins; NaN wins and stays.
-        best = accumulators[0].to(dtype).to(ACCUMULATE)
+        # Compare what will be written; the first of equals wins; NaN wins and stays. Without the position, rounding may
+        # wait: it keeps the order.
+        best = accumulators[0]
+        if kept_out is not None:
+            best = best.to(dtype).to(ACCUMULATE)
         position = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), dtype=tl.int32)
         for p in tl.static_range(1, 4):
-            value = accumulators[p].to(dtype).to(ACCUMULATE)
+            value = accumulators[p]
+            if kept_out is not None:
+                value = value.to(dtype).to(ACCUMULATE)
             better = (value > best) | (value != value)
             best = tl.where(better, value, best)
             position = tl.where(better, p, position)
         offset = base + index[:, None] * out_channels + out_channel[None, :]
         mask = wanted[:, None] & (out_channel < out_channels)[None, :]
+        if sign_ptr is not None:
+            best *= load_vector(sign_ptr, out_channel, out_channels, EXACT).to(ACCUMULATE)[None, :]
         store_block(output_out + offset, best.to(dtype), mask, EXACT)
-        store_block(kept_out + offset, position.to(tl.uint8), mask, EXACT)
+        if kept_out is not None:
+            store_block(kept_out + offset, position.to(tl.uint8), mask, EXACT)
         masks += (mask,)
         values += (best,)
     else:

@@ -8,6 +8,7 @@ position that has a tap on it. Along one axis, position p of the window and inpu
     flipped    p + TAPS - 1 - y    gradient of the inputs of a convolution of stride 1
     strided    p + TAPS / 2 - 2 y  the same for stride 2: p is the parity of the input's row, y counts outputs
     spread     y                   the same for a source read at twice its size: taps on 2 y - 1 .., see ``slot``
+    nearest    y - p / 2           a 1x1 convolution of a source read at twice its size; windows start at even positions
 
 and by none where that is not in 0 .. TAPS - 1.
 """
@@ -26,6 +27,8 @@ def tap(mode, taps, step, position, y):
         return position + taps - 1 - y
     if mode == "strided":
         return position + taps // 2 - 2 * y
+    if mode == "nearest":
+        return y - position // 2
     return y if mode == "spread" else y - step * position
 
 
@@ -34,6 +37,8 @@ def extent(mode, taps, step, window):
     """Return how many inputs along one axis a window has."""
     if mode == "strided":
         return (taps + 1) // 2
+    if mode == "nearest":
+        return (window + 1) // 2
     return taps if mode == "spread" else taps + (window - 1) * (1 if mode == "flipped" else step)
 
 
@@ -110,7 +115,7 @@ def accumulate(
     ``load_weight``. RAW: the weight is a 1x1 parameter as it is, (outputs, inputs). STAGES loads are in flight, or as
     many as the launch says if that is ``None``.
     """
-    TRANSPOSED: tl.constexpr = RAW and MODE == "forward"
+    TRANSPOSED: tl.constexpr = RAW and (MODE == "forward" or MODE == "nearest")
     DTYPE: tl.constexpr = data_ptr.dtype.element_ty
     data_ptr, added_ptr, winner_ptr = at_sample(data_ptr, added_ptr, winner_ptr, sample, height, width, channels)
     for first_channel in tl.range(0, channels, BLOCK_IN, num_stages=STAGES):

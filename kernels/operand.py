@@ -56,13 +56,19 @@ _NOTHING = ".reg .b32 nothing, scaled; mov.b32 nothing, 0x80008000;"
 PACKED_BFLOAT16_SCALE = tl.constexpr(_packed_assembly("bf16x2", _NOTHING, _SCALE, 3))
 PACKED_FLOAT16_SCALE = tl.constexpr(_packed_assembly("f16x2", _NOTHING, _SCALE, 3))
 PACKED_SCALE_CONSTRAINTS = tl.constexpr(_constraints(3))
+# A ReLU alone; what lies outside the image is 0 already. NaN stays NaN.
+_CLAMP = "max.NaN.{kind} {0}, {1}, zero;"
+_ZERO = ".reg .b32 zero; mov.b32 zero, 0;"
+PACKED_BFLOAT16_CLAMP = tl.constexpr(_packed_assembly("bf16x2", _ZERO, _CLAMP, 1))
+PACKED_FLOAT16_CLAMP = tl.constexpr(_packed_assembly("f16x2", _ZERO, _CLAMP, 1))
+PACKED_CLAMP_CONSTRAINTS = tl.constexpr(_constraints(1))
 
 
 @triton.jit
 def load_affine(affine_ptr, sample, samples, channel, channels, AFFINE: tl.constexpr):
     """Load centre, scale and shift (BLOCK_IN,) of one sample from an (AFFINE, samples, channels) tensor.
 
-    AFFINE is 3, or 1 for a scale alone.
+    AFFINE is 3, or 1 for a scale alone; 2: scale and shift of all samples from a (2, channels) tensor.
     """
     pointer = affine_ptr + sample * channels + channel
     within = channel < channels
@@ -70,6 +76,10 @@ def load_affine(affine_ptr, sample, samples, channel, channels, AFFINE: tl.const
         scale = tl.load(pointer, mask=within, other=0.0)
         center = tl.zeros(scale.shape, dtype=scale.dtype)
         shift = center
+    elif AFFINE == 2:
+        scale = tl.load(affine_ptr + channel, mask=within, other=0.0)
+        shift = tl.load(affine_ptr + channels + channel, mask=within, other=0.0)
+        center = tl.zeros(scale.shape, dtype=scale.dtype)
     else:
         center = tl.load(pointer, mask=within, other=0.0)
         scale = tl.load(pointer + samples * channels, mask=within, other=0.0)
@@ -159,6 +169,15 @@ def load_activated(
             PACKED_BFLOAT16_SCALE if dtype == tl.bfloat16 else PACKED_FLOAT16_SCALE,
             PACKED_SCALE_CONSTRAINTS,
             [x, scale[None, :], keep[:, None]],
+            dtype=x.dtype,
+            is_pure=True,
+            pack=PACK,
+        )
+    elif AFFINE == 0 and PACKED and RELU:
+        h = tl.inline_asm_elementwise(
+            PACKED_BFLOAT16_CLAMP if dtype == tl.bfloat16 else PACKED_FLOAT16_CLAMP,
+            PACKED_CLAMP_CONSTRAINTS,
+            [x],
             dtype=x.dtype,
             is_pure=True,
             pack=PACK,

@@ -34,6 +34,11 @@ def check_backend(backend: str) -> None:
         raise RuntimeError('backend="triton" needs Triton, which is not installed: pip install triton')
 
 
+def takes_kernels(backend: Backend, device: torch.device) -> bool:
+    """Return whether a backend means the Triton kernels for tensors of a device."""
+    return backend == "triton" or (backend == "auto" and device.type == "cuda" and _triton_is_installed())
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of an operation.
@@ -106,9 +111,12 @@ def dispatching(name: str) -> Callable[..., Any]:
     return implementation
 
 
-@functools.cache
+# Looked up once, and not where torch.compile would trace the search.
+_TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
+
+
 def _triton_is_installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    return _TRITON_IS_INSTALLED
 
 
 @functools.cache

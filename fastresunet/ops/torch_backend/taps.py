@@ -55,7 +55,7 @@ def convolve(h: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilati
     kernel_size = weight.shape[2]
     if upsample:
         small = F.conv2d(h, _small_weight(weight), padding=kernel_size // 2)
-        y = _spread(channels_last(small), h.shape[2:], kernel_size)
+        y = spread(channels_last(small), h.shape[2:], kernel_size)
         return y if bias is None else y.add_(bias[:, None, None])
     if kernel_size == 1:
         return channels_last(F.conv2d(_every(h, stride), weight, bias))
@@ -120,7 +120,7 @@ def _parities(y: Tensor, channels: int) -> Tensor:
     return rows.permute(0, 1, 3, 2, 4, 5)
 
 
-def _spread(small: Tensor, size: torch.Size, kernel_size: int) -> Tensor:
+def spread(small: Tensor, size: torch.Size, kernel_size: int) -> Tensor:
     """Place the small convolution's results at the output pixels.
 
     For 3x3, ``small`` is (N, 4C, H + 1, W + 1), padded on all sides; output row 2i + p is row i + p of its parity p.
@@ -141,7 +141,7 @@ def _spread(small: Tensor, size: torch.Size, kernel_size: int) -> Tensor:
 
 
 def _collect(grad: Tensor, kernel_size: int) -> Tensor:
-    """Adjoint of ``_spread``."""
+    """Adjoint of ``spread``."""
     samples, channels, full_height, full_width = grad.shape
     height, width = full_height // 2, full_width // 2
     source = _parities(channels_last(grad), channels)
