@@ -64,6 +64,7 @@ class _Engine(nn.Module):
     def __init__(self, folded: FoldedResUNetPP) -> None:
         super().__init__()
         self.folded = copy.deepcopy(folded)
+        self.folded.backend = "torch"
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from fastresunet.inference.foldable import check_foldable
 from fastresunet.inference.network import FoldedAttentionGate, FoldedBlock, FoldedDecoder, FoldedResUNetPP
 from fastresunet.inference.steps import Convolution, Excitation, PlanePyramid, Pyramid, UpsampledConvolution
 from fastresunet.keras import SameConv2d
+from fastresunet.ops import Backend, check_backend
 
 # Up to here a plane for each tap and output takes less time than dilated convolutions, on CPUs at 256x256.
 _MOST_PLANE_CLASSES = 3
@@ -27,7 +28,7 @@ _MOST_PLANE_CLASSES = 3
 
 @torch.inference_mode(False)  # whose tensors could not take part in a gradient
 @torch.no_grad()
-def fold(model: reference.ResUNetPP) -> FoldedResUNetPP:
+def fold(model: reference.ResUNetPP, backend: Backend = "auto") -> FoldedResUNetPP:
     """Fold a trained network: the same logits in evaluation mode, from fewer operations.
 
     Everything that running statistics make linear is multiplied out in float64 and rounded once to the network's dtype;
@@ -37,15 +38,18 @@ def fold(model: reference.ResUNetPP) -> FoldedResUNetPP:
     Args:
         model: ``FastResUNetPP``, ``KerasResUNetPP`` or ``ResUNetPP``, in training or evaluation mode; the running
             statistics are used.
+        backend: what computes the folded network, see ``FoldedResUNetPP``.
 
     Returns:
         The folded network on the same device, in the dtype of ``model.output.weight``.
 
     Raises:
+        RuntimeError: the backend is not available.
         TypeError: ``model`` is none of them.
-        ValueError: a layer was replaced, altered or hooked, or a normalisation has no running statistics; the message
-            names it.
+        ValueError: there is no such backend, a layer was replaced, altered or hooked, or a normalisation has no running
+            statistics; the message names it.
     """
+    check_backend(backend)
     check_foldable(model)
     fold_into = _Folding(model.output.weight.dtype)
     head = projected_pyramid(model.aspp.branches, [model.aspp.projection, model.output])
@@ -60,6 +64,7 @@ def fold(model: reference.ResUNetPP) -> FoldedResUNetPP:
         num_classes=model.num_classes,
         filters=model.filters,
         aspp_rates=model.aspp_rates,
+        backend=backend,
     )
 
 

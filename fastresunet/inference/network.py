@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastresunet.inference.fused import fused_logits, pack_network
+from fastresunet.inference.packing import PackedWeights, version_of
 from fastresunet.inference.steps import (
     Convolution,
     Excitation,
@@ -14,6 +19,8 @@ from fastresunet.inference.steps import (
     Pyramid,
     UpsampledConvolution,
 )
+from fastresunet.ops import Backend
+from fastresunet.ops.backend import takes_kernels
 
 SIZE_MULTIPLE = 8  # three halvings
 
@@ -109,11 +116,18 @@ class FoldedResUNetPP(nn.Module):
     It holds copies of the weights it was folded from, as parameters that need no gradient, and moves between devices
     and dtypes, is copied, pickled and compiled like any module. ``train()`` changes nothing: there is nothing to train.
 
+    Triton kernels read the weights from a packed copy, made at the first call. Each call packs again if a parameter was
+    changed in place (its version tells), moved or cast. ``load_state_dict`` writes the new weights into the same
+    memory, so that captured CUDA graphs have them too. A compiled network checks none of this: it takes the copy it
+    finds, and packs in its graph where there is none. So call ``warmup`` first, and after changes of another kind.
+
     Attributes:
         in_channels: channels of the image.
         num_classes: channels of the logits.
         filters: channels of the stem, the three encoder blocks and the bridge.
         aspp_rates: dilation rates of both ASPP modules, as given to the network.
+        backend: ``"torch"``: the steps, in plain PyTorch; ``"triton"``: Triton kernels; ``"auto"``: Triton kernels on
+            GPUs where Triton is installed, plain PyTorch elsewhere. An exported graph always has the steps.
     """
 
     def __init__(
@@ -128,12 +142,15 @@ class FoldedResUNetPP(nn.Module):
         num_classes: int,
         filters: tuple[int, ...],
         aspp_rates: tuple[int, ...],
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         self.stem, self.bridge, self.head = stem, bridge, head
         self.encoder, self.decoder = nn.ModuleList(encoder), nn.ModuleList(decoder)
         self.in_channels, self.num_classes = in_channels, num_classes
-        self.filters, self.aspp_rates = filters, aspp_rates
+        self.filters, self.aspp_rates, self.backend = filters, aspp_rates, backend
+        self.packed: PackedWeights | None
+        self.register_module("packed", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits for images of any size from 8 x 8 on.
@@ -161,8 +178,35 @@ class FoldedResUNetPP(nn.Module):
         bottom, right = ((SIZE_MULTIPLE - size % SIZE_MULTIPLE) % SIZE_MULTIPLE for size in x.shape[2:])
         return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
+    @torch.no_grad()
+    def warmup(self, shapes: Iterable[Sequence[int]], dtype: torch.dtype | None = None) -> FoldedResUNetPP:
+        """Compute an image of zeros of each shape, so that kernels are compiled and weights packed before serving.
+
+        Args:
+            shapes: (N, in_channels, H, W) each.
+            dtype: of the images; the parameters' if None. Call it under autocast for a network served under autocast.
+
+        Returns:
+            The network itself.
+        """
+        bias = self.head.bias
+        for shape in shapes:
+            self(torch.zeros(tuple(shape), dtype=dtype or bias.dtype, device=bias.device))
+        return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load parameters as any module does, and pack them where the old ones were packed."""
+        result = super().load_state_dict(*args, **kwargs)
+        if self.packed is not None:
+            self._update(self.packed)
+        return result
+
     def logits(self, x: Tensor) -> Tensor:
         """Return logits for images whose sides are multiples of 8; nothing is checked."""
+        if not torch.compiler.is_exporting() and takes_kernels(self.backend, x.device):
+            if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+                x = x.to(torch.get_autocast_dtype(x.device.type))
+            return fused_logits(self, x, self._packed_weights(x.dtype), "triton")
         c1 = self.stem(Features(x))
         c2 = self.encoder[0](c1)
         c3 = self.encoder[1](c2)
@@ -172,6 +216,27 @@ class FoldedResUNetPP(nn.Module):
             features = decoder(skip, features)
         logits: Tensor = self.head(features)
         return logits
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self.packed = None
+        return super()._apply(*args, **kwargs)
+
+    @torch.no_grad()
+    def _packed_weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return the weights for features of ``dtype`` as the kernels read them."""
+        packed = self.packed
+        fits = packed is not None and packed.dtype == dtype
+        if torch.compiler.is_compiling():
+            return packed.by_name() if packed is not None and fits else pack_network(self, dtype)
+        if packed is None or not fits:
+            packed = self.packed = PackedWeights(pack_network(self, dtype), dtype, version_of(self))
+        elif packed.version != version_of(self):
+            self._update(packed)
+        return packed.by_name()
+
+    @torch.no_grad()
+    def _update(self, packed: PackedWeights) -> None:
+        packed.update(pack_network(self, packed.dtype), version_of(self))
 
     def _check_image(self, x: Tensor) -> None:
         expected = f"a floating-point tensor (N, {self.in_channels}, H, W) with H and W of at least {SIZE_MULTIPLE}"

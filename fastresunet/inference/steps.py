@@ -1,7 +1,6 @@
 """The convolutions of the folded network: each a module with its own copy of the folded weights.
 
-A backend that computes them otherwise needs these classes only: they hold everything between two feature maps. Their
-parameters never require gradients.
+``fused`` computes the same from the same parameters in Triton kernels. The parameters never require gradients.
 """
 
 from __future__ import annotations
@@ -143,7 +142,7 @@ class PlanePyramid(nn.Module):
             for j in steps
             if i or j or rate == centre
         }
-        self.offsets = tuple(taps)
+        self.rates, self.offsets = tuple(rate for rate, _ in weights), tuple(taps)
         # (taps, O, I): a tap's outputs lie together.
         self.weight, self.bias = _constant(torch.stack([*taps.values()]), dtype), _constant(bias, dtype)
 

@@ -95,7 +95,7 @@ def evaluate(
 
 
 def load_predictor(checkpoint: Path, device: Device) -> tuple[nn.Module, int]:
-    """Load a network for RGB images and one class, for prediction: folded on the CPU, where that is faster.
+    """Load a network for RGB images and one class, for prediction: folded.
 
     Args:
         checkpoint: file of this package or of a published model.
@@ -108,7 +108,7 @@ def load_predictor(checkpoint: Path, device: Device) -> tuple[nn.Module, int]:
         UserError: the checkpoint cannot be read, or has other numbers of channels.
     """
     model, size = load_binary_model(checkpoint, device)
-    return (model if model.output.weight.is_cuda else fold(model)), size
+    return fold(model), size
 
 
 def load_binary_model(checkpoint: Path, device: Device) -> tuple[FastResUNetPP, int]:
