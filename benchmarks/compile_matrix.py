@@ -1,4 +1,4 @@
-"""Compile every kernel of FastResUNetPP, training and evaluation, for many GPUs at once, and check the code.
+"""Compile every kernel of FastResUNetPP, training, evaluation and folded, for many GPUs at once, and check the code.
 
 No GPU is needed. A kernel that spills registers, needs more shared memory than there is, multiplies without tensor
 cores, or reads or writes images in pieces narrower than their channels allow is a problem, and makes the exit status 1.

@@ -12,12 +12,13 @@ from unittest import mock
 
 import torch
 from fastresunet_kernels import interpreter, launch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
+from fastresunet.inference import fold
 from fastresunet.model import FastResUNetPP
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -129,10 +130,12 @@ def _binder(kernel: Any, backend: Any) -> Any:
 class _LayerNames(TorchDispatchMode):
     """Knows the layer whose fused operation runs, forward or backward, by the first of its parameters."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.layer = ""
-        self._names = {p.data_ptr(): name.removesuffix(".weight") for name, p in model.named_parameters()}
+        self._names = {
+            p.data_ptr(): name.removesuffix(".weight").removesuffix(".bias") for name, p in model.named_parameters()
+        }
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -151,7 +154,7 @@ class _LayerNames(TorchDispatchMode):
 
 
 def record_variants(backend: str, dtypes: Sequence[str], batch: int, size: int) -> list[Variant]:
-    """Return the variants of a training step and of a forward pass in evaluation mode.
+    """Return the variants of a training step, of a forward pass in evaluation mode, and of one of the folded network.
 
     Args:
         backend: ``"cuda"`` or ``"hip"``.
@@ -164,10 +167,11 @@ def record_variants(backend: str, dtypes: Sequence[str], batch: int, size: int) 
         model = FastResUNetPP(backend="triton")
         for mode in ("train", "eval"):
             _run(model.train(mode == "train"), recorder, backend, dtype, mode, torch.rand(batch, 3, size, size))
+        _run(fold(model, "triton"), recorder, backend, dtype, "folded", torch.rand(batch, 3, size, size))
     return list(recorder.variants.values())
 
 
-def _run(model: FastResUNetPP, recorder: Recorder, backend: str, dtype: str, mode: str, images: Tensor) -> None:
+def _run(model: nn.Module, recorder: Recorder, backend: str, dtype: str, mode: str, images: Tensor) -> None:
     layers = _LayerNames(model)
 
     def see(seen: Any) -> bool:

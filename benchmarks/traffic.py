@@ -20,6 +20,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
 from benchmarks.recording import Record, recording
+from fastresunet.inference import fold
 from fastresunet.model import FastResUNetPP
 from fastresunet.reference import ResUNetPP
 
@@ -34,6 +35,7 @@ class Goal:
 
 # For bfloat16 and 8 images of 256x256, by whether the network trains.
 GOALS = {True: Goal(300, 0.55), False: Goal(110, 0.14)}
+FOLDED, FOLDED_GOAL = "folded", Goal(45, 0.11)
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "FastResUNetPP": partial(FastResUNetPP, backend="triton"),
     "ResUNetPP, eager": ResUNetPP,
@@ -92,6 +94,19 @@ def count(
     return records
 
 
+def count_folded(dtype: torch.dtype, batch_size: int, size: int) -> list[Record]:
+    """Return the launches of a pass of the folded network, converted to ``dtype``, once its weights are packed."""
+    # Folding looks at the weights' values, so those are no fake tensors.
+    folded = fold(FastResUNetPP(), backend="triton").to(dtype)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        images = torch.empty(batch_size, 3, size, size, dtype=dtype)
+        with recording(folded):
+            folded(images)  # packs
+        with recording(folded) as records:
+            folded(images)
+    return records
+
+
 def main() -> None:
     """Print the totals of training and evaluation, and with options where they come from."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,12 +120,16 @@ def main() -> None:
     print("GB and GFLOP are for each image, launches for the batch.")
     for training, dtype in itertools.product((True, False), (torch.float32, torch.bfloat16)):
         records = {name: count(network, training, dtype, images, size) for name, network in NETWORKS.items()}
+        if not training:
+            records[FOLDED] = count_folded(dtype, images, size)
         precision = "bfloat16 autocast" if dtype == torch.bfloat16 else "float32"
         print(f"\n{'training step' if training else 'evaluation'}, {precision}")
         _print_totals(records, images)
         if dtype == torch.bfloat16 and (images, size) == (8, 256):
             goal = GOALS[training]
             print(f"{'goal, at most':38s}{goal.launches:8d}{goal.gigabytes:28.3f}")
+            if not training:
+                print(f"{'goal of the folded one':38s}{FOLDED_GOAL.launches:8d}{FOLDED_GOAL.gigabytes:28.3f}")
         if options.layers:
             for name, network_records in records.items():
                 _print_table(f"{name}, by block", network_records, images, lambda record: record.block)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from benchmarks.host_time import OperationTimes
 from benchmarks.recording import OUTSIDE, Record, recording
-from benchmarks.traffic import GOALS, NETWORKS, Totals, count
+from benchmarks.traffic import FOLDED_GOAL, GOALS, NETWORKS, Totals, count, count_folded
 from fastresunet.blocks import ResidualBlock
 from fastresunet.ops import Source, channel_statistics, conv
 
@@ -183,6 +183,14 @@ def test_bfloat16_at_256_pixels_meets_its_goals(training: bool) -> None:
     total = Totals.of(count(NETWORKS["FastResUNetPP"], training, torch.bfloat16, 8, 256), 8)
     assert total.launches <= GOALS[training].launches
     assert total.gigabytes <= GOALS[training].gigabytes
+
+
+def test_the_folded_network_at_256_pixels_meets_its_goals() -> None:
+    records = count_folded(torch.bfloat16, 8, 256)
+    total = Totals.of(records, 8)
+    assert total.launches <= FOLDED_GOAL.launches
+    assert total.gigabytes <= FOLDED_GOAL.gigabytes
+    assert [record.kernel for record in records if not record.kernel.endswith("_kernel")] == ["aten.clone"]
 
 
 def test_host_times_are_taken_for_forward_and_backward() -> None:
