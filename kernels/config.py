@@ -25,7 +25,7 @@ class Layer:
         stride: 1 or 2.
         dilation: spacing of the taps.
         upsample: a source is read at twice its resolution.
-        pool: the result is pooled.
+        pool: the result is pooled; of an input gradient, what is read was.
         pixels: output pixels of one sample before pooling.
     """
 
@@ -111,7 +111,7 @@ def _situation(layer: Layer) -> str:
     if layer.kernel_size == 1:
         return "upsampled 1x1" if layer.upsample and layer.kind == "forward" else "1x1"
     if layer.kind == "input_gradient":
-        return "spread" if layer.upsample else "scattered" if layer.dilation > 1 else "3x3 gradient"
+        return "spread" if layer.upsample else "scattered" if layer.dilation > 1 or layer.pool else "3x3 gradient"
     if layer.upsample or (layer.pool and layer.kind == "forward"):
         return "window"
     if layer.stride == 2 or layer.dilation > 1:
@@ -133,7 +133,7 @@ def _row(*configs: Config) -> dict[int, Config]:
 
 # 3x3: stride 1 (its window is open); 3x3 gradient: the same for an input gradient, whose operand is put together as it
 # is read and which may have a side's accumulators; image: few channels, loaded one by one; scattered: neighbours share
-# no inputs; spread: an input gradient of an upsampled source; window: 2x2, given by the operation.
+# no inputs, or reading them binds; spread: an input gradient of an upsampled source; window: 2x2, given by the operation.
 # Triton lays the warps of consecutive products along the pixels, at least 16 for each.
 _HALF = {
     "3x3": _row(
@@ -144,7 +144,7 @@ _HALF = {
     ),
     "3x3 gradient": _row(
         Config(64, 16, 16, window_rows=4),
-        Config(64, 16, 16, window_rows=4),
+        Config(64, 16, 32, window_rows=2),
         Config(64, 16, 16, window_rows=4),
         Config(128, 64, 64),
     ),
@@ -186,7 +186,7 @@ _HALF_WEIGHT_GRADIENT = {
     ),
     "window": _row(
         Config(32, 16, 16, all_taps=True, warps=1),
-        Config(32, 16, 32, all_taps=True, warps=2),
+        Config(64, 64, 32, warps=2, stages=2),
         Config(64, 64, 64, stages=2),
         Config(64, 64, 64, stages=2),
     ),

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from .config import accumulation
 from .launch import launch
-from .rounding import cdiv
+from .rounding import cdiv, next_power_of_2
 from .source_part import SourcePart
 from .sum_parts import sum_parts_of
 
-_BLOCK_SPLITS = 16
+# Of slabs that are summed at a time.
+_MOST_SPLITS = 16
 _BLOCK_ELEMENTS = 128
 _BLOCK_PARTS = 32
 _BLOCK_CHANNELS = 16
@@ -357,6 +358,7 @@ def finish_gradients(
     pointers, sizes, constants = used[0]
     pointers2, sizes2, constants2 = used[1] if len(used) == 2 else _no_arguments(*used[0])
     bias_programs = 0 if bias_sums is None else cdiv(outputs, _BLOCK_ELEMENTS)
+    splits = max([x.shape[1] for x in sums if x.ndim == 5], default=1)
     launch(
         finish_gradients_kernel,
         (sizes[-1] + sizes2[-1] + bias_programs,),
@@ -375,7 +377,7 @@ def finish_gradients(
         **constants,
         **{f"{name}2": value for name, value in constants2.items()},
         TAPS=taps,
-        BLOCK_SPLITS=_BLOCK_SPLITS,
+        BLOCK_SPLITS=min(_MOST_SPLITS, next_power_of_2(splits)),
         BLOCK_ELEMENTS=_BLOCK_ELEMENTS,
         BLOCK_PARTS=_BLOCK_PARTS,
         BLOCK_CHANNELS=_BLOCK_CHANNELS,

@@ -39,7 +39,7 @@ class Read:
         """Return what a configuration is chosen by."""
         outputs, pixels = grad.channels, grad.pixels
         reads = (self.kernel_size, self.stride, max(self.dilation), self.upsample)
-        return Layer(kind, grad.grad.dtype, channels, outputs, *reads, False, pixels)
+        return Layer(kind, grad.grad.dtype, channels, outputs, *reads, grad.winners is not None, pixels)
 
 
 @dataclass(frozen=True)
