@@ -85,3 +85,12 @@ def detached(arguments: Sequence[Any]) -> list[Any]:
         return x.detach() if isinstance(x, Tensor) else x
 
     return [[one(x) for x in value] if isinstance(value, list) else one(value) for value in arguments]
+
+
+def as_leaves(arguments: Sequence[Any]) -> list[Any]:
+    """Return arguments of an operation as leaves that require gradients where they did, so that nothing is shared."""
+
+    def one(x: Any) -> Any:
+        return x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x
+
+    return [[one(x) for x in value] if isinstance(value, list) else one(value) for value in arguments]

@@ -18,6 +18,7 @@ from tests.ops import plain
 from tests.ops.block_cases import (
     EPS,
     NOTHING,
+    as_leaves,
     assert_same_results,
     backward_arguments,
     convolution,
@@ -163,7 +164,7 @@ def test_batch_statistics_are_those_of_the_norms() -> None:
 @by_case
 def test_registration(case: Case) -> None:
     operation = torch.ops.fastresunet.residual_block.default
-    assert set(opcheck(operation, tuple(arguments(case))).values()) == {"SUCCESS"}
+    assert set(opcheck(operation, tuple(as_leaves(arguments(case)))).values()) == {"SUCCESS"}
 
 
 @pytest.mark.parametrize("everything", [True, False], ids=["everything", "not-everything"])
