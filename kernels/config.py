@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import triton.language as tl
@@ -12,8 +12,7 @@ from .interpreter import INTERPRETED
 from .rounding import next_power_of_2
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """What a configuration is chosen by.
 
     Attributes:
@@ -161,11 +160,9 @@ _SINGLE = {
     "3x3": _row(
         Config(64, 16, 16, window_rows=2), Config(32, 16, 32, window_rows=2), Config(64, 32, 64), Config(64, 16, 64)
     ),
-    "3x3 gradient": _row(
-        Config(64, 16, 16, window_rows=2), Config(32, 16, 32, window_rows=2), Config(64, 32, 64), Config(64, 16, 64)
-    ),
+    "3x3 gradient": _row(Config(64, 16, 16, window_rows=2), Config(64, 16, 32), Config(64, 32, 64), Config(64, 16, 64)),
     "image": _row(Config(64, 16, 16), Config(64, 16, 32), Config(64, 16, 32), Config(64, 16, 32)),
-    "scattered": _row(Config(128, 16, 16), Config(64, 16, 32), Config(64, 16, 64), Config(64, 16, 64)),
+    "scattered": _row(Config(128, 16, 16), Config(64, 16, 16), Config(64, 16, 32), Config(64, 16, 32)),
     "spread": _row(Config(128, 16, 16), Config(64, 16, 32), Config(64, 16, 64), Config(64, 16, 64)),
     "window": _row(Config(32, 16, 16), Config(32, 16, 16), Config(32, 16, 16), Config(32, 16, 16)),
     "1x1": _row(Config(64, 32, 16), Config(64, 32, 32), Config(64, 32, 64), Config(64, 32, 64)),
@@ -181,7 +178,7 @@ _HALF_WEIGHT_GRADIENT = {
     "scattered": _row(
         Config(64, 16, 16, all_taps=True, warps=1),
         Config(32, 16, 32, window_rows=2, all_taps=True, warps=2),
-        Config(32, 32, 64, all_taps=True),
+        Config(32, 16, 64, all_taps=True),
         Config(32, 64, 128, stages=2),
     ),
     "window": _row(
@@ -196,20 +193,20 @@ _SINGLE_WEIGHT_GRADIENT = {
     "3x3": _row(
         Config(16, 16, 16, window_rows=2, all_taps=True, warps=1),
         Config(16, 16, 32, window_rows=4, all_taps=True, warps=2),
-        Config(16, 16, 64, window_rows=2, all_taps=True),
+        Config(16, 16, 64, all_taps=True),
         Config(16, 64, 64),
     ),
     "scattered": _row(
-        Config(32, 16, 16, all_taps=True, warps=1),
-        Config(32, 16, 32, all_taps=True, warps=2),
+        Config(16, 16, 16, all_taps=True, warps=1),
+        Config(16, 16, 32, all_taps=True, warps=2),
         Config(16, 16, 64, all_taps=True),
         Config(16, 64, 64),
     ),
     "window": _row(
         Config(16, 16, 16, all_taps=True, warps=2),
         Config(16, 16, 32, all_taps=True),
-        Config(32, 64, 64),
-        Config(32, 64, 64),
+        Config(16, 64, 64),
+        Config(16, 64, 64),
     ),
     "1x1": _row(Config(32, 32, 16), Config(32, 32, 32), Config(16, 64, 64), Config(16, 64, 64)),
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,10 +18,11 @@ from .rounding import cdiv
 _FEWEST_PROGRAMS, _MOST_PROGRAMS = 128, 512
 # Of all slabs of a layer together; they are written once and read once.
 _SLAB_BYTES = 4 << 20
+# Divisions that are remembered, as they take the host longer than all else: some dozens for each image size.
+_KEPT = 4096
 
 
-@dataclass(frozen=True)
-class Read:
+class Read(NamedTuple):
     """How convolutions read a source.
 
     Attributes:
@@ -32,7 +34,7 @@ class Read:
 
     kernel_size: int
     stride: int
-    dilation: list[int]
+    dilation: tuple[int, ...]
     upsample: bool
 
     def layer(self, kind: Any, grad: OutputGradient, channels: int) -> Layer:
@@ -88,17 +90,21 @@ class WeightPrograms:
         return like.new_empty((parts, self.shape[-1]), dtype=torch.promote_types(like.dtype, torch.float32))
 
 
-def weight_programs(grad: OutputGradient, data: Tensor, read: Read, config: Config) -> WeightPrograms:
+@functools.lru_cache(maxsize=_KEPT)
+def weight_programs(
+    size: tuple[int, int], out_channels: int, shape: tuple[int, ...], read: Read, config: Config
+) -> WeightPrograms:
     """Divide the gradient of a weight.
 
     Args:
-        grad: gradients of the raw results of all branches.
-        data: the source.
+        size: rows and columns of the raw results.
+        out_channels: of each branch.
+        shape: of the source (N, C, H, W).
         read: how it was read.
         config: tile.
     """
-    samples, channels, height, width = data.shape
-    (out_height, out_width), out_channels, branches = grad.size, grad.channels, len(read.dilation)
+    samples, channels, height, width = shape
+    (out_height, out_width), branches = size, len(read.dilation)
     taps = 2 if read.upsample and read.kernel_size == 3 else read.kernel_size
     slots = taps * taps * (4 if read.upsample and (taps == 2 or not config.all_taps) else 1)
     window_rows, window_columns = config.window_rows if config.all_taps else 1, 1
@@ -169,9 +175,10 @@ class InputTiles:
         return self.rows, self.columns, self.tiles
 
 
-def input_tiles(grad: OutputGradient, data: Tensor, read: Read, config: Config) -> InputTiles:
+@functools.lru_cache(maxsize=_KEPT)
+def input_tiles(out_channels: int, shape: tuple[int, ...], read: Read, config: Config) -> InputTiles:
     """Divide the gradient of a source; arguments are those of ``weight_programs``."""
-    samples, channels, height, width = data.shape
+    samples, channels, height, width = shape
     taps, mode, window_rows, window_columns = read.kernel_size, "flipped", config.window_rows, 1
     if read.upsample:
         # Each pixel was read by 4x4 outputs through a 3x3 weight, by 2x2 through a 1x1 weight.
@@ -183,7 +190,7 @@ def input_tiles(grad: OutputGradient, data: Tensor, read: Read, config: Config) 
     dilation = read.dilation[0]
     rows, columns = windows(height, window_rows, dilation, False), windows(width, window_columns, dilation, False)
     tiles = cdiv(rows * columns, config.block_pixels)
-    exact = is_exact(data.shape, (window_rows, window_columns), dilation, config, [grad.channels])
+    exact = is_exact(shape, (window_rows, window_columns), dilation, config, [out_channels])
     return InputTiles(
         config,
         mode,

@@ -64,7 +64,7 @@ def conv_gradients(
         side = Side(side_grad, side_weight.contiguous(), side_affine, needs_side_weight)
     needs = (needs_sources, needs_weight)
     gradients = source_gradients(
-        raw, data, affine, relu, upsample, weight.contiguous(), stride, [dilation], *needs, added, side, packed, config
+        raw, data, affine, relu, upsample, [weight], stride, [dilation], *needs, added, side, packed, config
     )
     weights = (gradients.weight, gradients.bias)
     sides = (gradients.side_affine, gradients.side_weight)

@@ -15,7 +15,7 @@ from .config import Config, Layer, arithmetic
 from .convolution import empty_image, is_exact, source_arguments, windows
 from .launch import launch
 from .output_gradient import OutputGradient
-from .pack import pack_weights
+from .pack import pack_branches
 from .rounding import cdiv
 from .source_gradients import source_gradients
 from .statistics import merge_statistics
@@ -50,15 +50,10 @@ class _Branches:
         return self.weight[0].shape[0]
 
     @cached_property
-    def joined(self) -> Tensor:
-        """Weights of all branches, their outputs one after another."""
-        return self.weight[0].contiguous() if len(self.weight) == 1 else torch.cat(self.weight)
-
-    @cached_property
     def packed(self) -> Tensor:
-        """The same as the forward passes read it."""
+        """The weights as the forward passes read them."""
         channels = [x.shape[1] for x in self.data]
-        return pack_weights([self.joined], [channels], [self.upsample], self.data[0].dtype)[0]
+        return pack_branches(self.weight, channels, self.upsample, self.data[0].dtype)
 
     def check(self) -> None:
         """Raise where the kernels cannot compute this."""
@@ -232,7 +227,7 @@ def conv_norm_sum_backward(
     """Return the gradients of data, affine, weight, bias (branches, C) and of gamma and beta (2, branches, C)."""
     branches = _Branches(data, affine, relu, upsample, weight, bias, stride, dilation, eps)
     raw, grad_bias, sums = _raw_gradients(branches, grad, gamma, mean, variance, batch_statistics, config)
-    reads = (data, affine, relu, upsample, branches.joined, stride, dilation)
+    reads = (data, affine, relu, upsample, weight, stride, dilation)
     gradients = source_gradients(raw, *reads, needs_sources, needs_weight, config=config)
     grad_weight = list(gradients.weight.chunk(len(weight))) if needs_weight else [w.new_empty(0) for w in weight]
     return gradients.data, gradients.affine, grad_weight, grad_bias, sums

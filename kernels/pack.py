@@ -17,7 +17,7 @@ from .rounding import cdiv
 
 _BLOCK = 32
 # Weights that one launch packs.
-_AT_ONCE = 3
+_AT_ONCE = 4
 
 
 @triton.jit
@@ -27,16 +27,17 @@ def pack_slot(
     packed_out,
     inputs,
     outputs,
+    pitch,
     first_upsampled,
     end_upsampled,
     TRANSPOSED: tl.constexpr,
     BLOCK: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ):
-    """Write a block of one slot of (slots, inputs, outputs), or (slots, outputs, inputs) if TRANSPOSED.
+    """Write a block of one slot of (slots, inputs, pitch), or (slots, pitch, inputs) if TRANSPOSED.
 
-    The weight is (outputs, inputs, 3, 3). Inputs from ``first_upsampled`` to ``end_upsampled`` get slots
-    (2 p + q) 4 + 2 a + b, the others their taps.
+    The weight is (outputs, inputs, 3, 3), its first output at ``packed_out``. Inputs from ``first_upsampled`` to
+    ``end_upsampled`` get slots (2 p + q) 4 + 2 a + b, the others their taps.
     """
     blocks = tl.cdiv(inputs, BLOCK)
     channel = program % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -46,9 +47,9 @@ def pack_slot(
     within = (channel < inputs)[:, None] & (out_channel < outputs)[None, :]
     source = weight_ptr + (out_channel[None, :] * inputs + channel[:, None]) * 9
     if TRANSPOSED:
-        target = packed_out + (slot * outputs + out_channel[None, :]) * inputs + channel[:, None]
+        target = packed_out + (slot * pitch + out_channel[None, :]) * inputs + channel[:, None]
     else:
-        target = packed_out + (slot * inputs + channel[:, None]) * outputs + out_channel[None, :]
+        target = packed_out + (slot * inputs + channel[:, None]) * pitch + out_channel[None, :]
     dtype: tl.constexpr = packed_out.dtype.element_ty
     if end_upsampled > first_upsampled:
         upsampled = (channel >= first_upsampled) & (channel < end_upsampled)
@@ -71,6 +72,7 @@ def pack_weights_kernel(
     packed_out,
     inputs,
     outputs,
+    pitch,
     first_upsampled,
     end_upsampled,
     end,
@@ -78,6 +80,7 @@ def pack_weights_kernel(
     packed2_out,
     inputs2,
     outputs2,
+    pitch2,
     first_upsampled2,
     end_upsampled2,
     end2,
@@ -85,9 +88,18 @@ def pack_weights_kernel(
     packed3_out,
     inputs3,
     outputs3,
+    pitch3,
     first_upsampled3,
     end_upsampled3,
     end3,
+    weight4_ptr,
+    packed4_out,
+    inputs4,
+    outputs4,
+    pitch4,
+    first_upsampled4,
+    end_upsampled4,
+    end4,
     TRANSPOSED: tl.constexpr,
     BLOCK: tl.constexpr,
     ACCUMULATE: tl.constexpr,
@@ -101,6 +113,7 @@ def pack_weights_kernel(
             packed_out,
             inputs,
             outputs,
+            pitch,
             first_upsampled,
             end_upsampled,
             TRANSPOSED,
@@ -115,21 +128,38 @@ def pack_weights_kernel(
                 packed2_out,
                 inputs2,
                 outputs2,
+                pitch2,
                 first_upsampled2,
                 end_upsampled2,
                 TRANSPOSED,
                 BLOCK,
                 ACCUMULATE,
             )
-    elif weight3_ptr is not None:
+    elif program < end3:
+        if weight3_ptr is not None:
+            pack_slot(
+                program - end2,
+                weight3_ptr,
+                packed3_out,
+                inputs3,
+                outputs3,
+                pitch3,
+                first_upsampled3,
+                end_upsampled3,
+                TRANSPOSED,
+                BLOCK,
+                ACCUMULATE,
+            )
+    elif weight4_ptr is not None:
         pack_slot(
-            program - end2,
-            weight3_ptr,
-            packed3_out,
-            inputs3,
-            outputs3,
-            first_upsampled3,
-            end_upsampled3,
+            program - end3,
+            weight4_ptr,
+            packed4_out,
+            inputs4,
+            outputs4,
+            pitch4,
+            first_upsampled4,
+            end_upsampled4,
             TRANSPOSED,
             BLOCK,
             ACCUMULATE,
@@ -156,28 +186,67 @@ def pack_weights(
     """
     results, tasks = [], []
     for weight, counts, doubled in zip(weights, channels, upsample, strict=True):
-        outputs, inputs, taps, _ = weight.shape
-        if taps == 1:
-            results.append(weight.reshape(1, outputs, inputs))
+        if weight.shape[2] == 1:
+            results.append(weight.contiguous().reshape(1, *weight.shape[:2]))
             continue
-        first = sum(counts[: doubled.index(True)]) if any(doubled) else 0
-        last = first + sum(c for c, up in zip(counts, doubled, strict=True) if up)
-        slots = 16 if any(doubled) else 9
-        packed = weight.new_empty((slots, outputs, inputs) if transposed else (slots, inputs, outputs), dtype=dtype)
+        packed = _new_packed(weight, weight.shape[0], doubled, dtype, transposed)
         results.append(packed)
-        tasks.append((weight.contiguous(), packed, inputs, outputs, first, last))
-    for start in range(0, len(tasks), _AT_ONCE):
-        _launch(tasks[start : start + _AT_ONCE], transposed)
+        tasks.append(_task(weight, packed, 0, counts, doubled, transposed))
+    _launch_all(tasks, transposed)
     return results
 
 
-def _launch(tasks: list[tuple[Tensor, Tensor, int, int, int, int]], transposed: bool) -> None:
+def pack_branches(
+    weights: list[Tensor], channels: list[int], upsample: list[bool], dtype: torch.dtype, transposed: bool = False
+) -> Tensor:
+    """Return the packed weights of branches that read the same sources, their outputs one after another.
+
+    Arguments are those of ``pack_weights``, ``channels`` and ``upsample`` of the sources of every branch.
+    """
+    outputs, inputs, taps, _ = weights[0].shape
+    if taps == 1:
+        joined = weights[0] if len(weights) == 1 else torch.cat(weights)
+        return joined.contiguous().reshape(1, len(weights) * outputs, inputs)
+    packed = _new_packed(weights[0], len(weights) * outputs, upsample, dtype, transposed)
+    tasks = [
+        _task(weight, packed, branch * outputs, channels, upsample, transposed) for branch, weight in enumerate(weights)
+    ]
+    _launch_all(tasks, transposed)
+    return packed
+
+
+def _new_packed(weight: Tensor, outputs: int, upsample: list[bool], dtype: torch.dtype, transposed: bool) -> Tensor:
+    slots, inputs = 16 if any(upsample) else 9, weight.shape[1]
+    return weight.new_empty((slots, outputs, inputs) if transposed else (slots, inputs, outputs), dtype=dtype)
+
+
+# Arguments of one weight as the kernel takes them.
+_Task = tuple[Tensor, Tensor, int, int, int, int, int]
+
+
+def _task(
+    weight: Tensor, packed: Tensor, first_output: int, channels: list[int], upsample: list[bool], transposed: bool
+) -> _Task:
+    outputs, inputs = weight.shape[:2]
+    axis = 1 if transposed else 2
+    target, pitch = packed.narrow(axis, first_output, outputs), packed.shape[axis]
+    first = sum(channels[: upsample.index(True)]) if any(upsample) else 0
+    last = first + sum(c for c, up in zip(channels, upsample, strict=True) if up)
+    return weight.contiguous(), target, inputs, outputs, pitch, first, last
+
+
+def _launch_all(tasks: list[_Task], transposed: bool) -> None:
+    for start in range(0, len(tasks), _AT_ONCE):
+        _launch(tasks[start : start + _AT_ONCE], transposed)
+
+
+def _launch(tasks: list[_Task], transposed: bool) -> None:
     arguments: list[Tensor | int | None] = []
     end = 0
     for task in tasks:
-        end += len(task[1]) * cdiv(task[2], _BLOCK) * cdiv(task[3], _BLOCK)
+        end += task[1].shape[0] * cdiv(task[2], _BLOCK) * cdiv(task[3], _BLOCK)
         arguments += [*task, end]
-    arguments += [None, None, 0, 0, 0, 0, end] * (_AT_ONCE - len(tasks))
+    arguments += [None, None, 0, 0, 0, 0, 0, end] * (_AT_ONCE - len(tasks))
     launch(
         pack_weights_kernel,
         (end,),

@@ -13,7 +13,7 @@ from .finish import finish_gradients
 from .gradient_programs import Read
 from .launch import launch
 from .output_gradient import OutputGradient
-from .pack import pack_weights
+from .pack import pack_branches
 from .source_gradient import source_gradients_kernel
 from .source_part import Source, SourcePart, Wanted, choose_configs
 
@@ -61,7 +61,7 @@ def source_gradients(
     affine: list[Tensor],
     relu: list[bool],
     upsample: list[bool],
-    weight: Tensor,
+    weight: list[Tensor],
     stride: int,
     dilation: list[int],
     needs_sources: bool,
@@ -79,34 +79,36 @@ def source_gradients(
         affine: (3, N, C) or (1, N, C) of each, or empty.
         relu: whether each was read through a ReLU.
         upsample: whether each was read at twice its resolution.
-        weight: (branches * outputs, inputs, k, k), contiguous, the branches' outputs one after another.
+        weight: (outputs, inputs, k, k) of each branch.
         stride: of the convolutions.
         dilation: of each branch.
         needs_sources: whether the gradients of data and affines are wanted.
         needs_weight: whether those of weight and bias are.
         added: gradient that reached the first source otherwise, channels-last.
         side: what else read the sources.
-        packed: the weight from ``pack_weights``, transposed, if it is there already.
+        packed: the weights from ``pack_branches``, transposed, if they are there already.
         config: tile of the first gradient that is wanted, of the weight, the side's weight or the sources; ``None`` for
             the chosen one.
     """
     side_weight = None if side is None or not side.needs_weight else side.weight
     wanted = Wanted(needs_weight, side_weight is not None, needs_sources)
-    nothing, has_bias = weight.new_empty(0), needs_weight and len(dilation) == 1
-    grad_weight = torch.empty_like(weight) if needs_weight else nothing
-    grad_bias = weight.new_empty(grad.channels) if has_bias else nothing
+    outputs, inputs, kernel_size, _ = weight[0].shape
+    nothing, has_bias = weight[0].new_empty(0), needs_weight and len(dilation) == 1
+    shape = (len(weight) * outputs, inputs, kernel_size, kernel_size)
+    grad_weight = weight[0].new_empty(shape) if needs_weight else nothing
+    grad_bias = weight[0].new_empty(grad.channels) if has_bias else nothing
     grad_side_weight = nothing if side_weight is None else torch.empty_like(side_weight)
     sources, first_input = [], 0
     for k, x in enumerate(data):
         scale = affine[k].new_empty(0) if side is None else side.affine[k]
-        read = Read(weight.shape[2], stride, dilation, upsample[k])
+        read = Read(kernel_size, stride, tuple(dilation), upsample[k])
         sources.append(Source(x, affine[k], relu[k], scale, read, first_input))
         first_input += x.shape[1]
     if not any(wanted):
         none = [v.new_empty(0) for v in affine]
         return SourceGradients([x.new_empty(0) for x in data], none, none, grad_weight, grad_bias, grad_side_weight)
     if needs_sources and packed is None:
-        (packed,) = pack_weights([weight], [[x.shape[1] for x in data]], [upsample], grad.grad.dtype, transposed=True)
+        packed = pack_branches(weight, [x.shape[1] for x in data], upsample, grad.grad.dtype, transposed=True)
     configs = [choose_configs(grad, source, wanted, config) for source in sources]
     # Programs of one launch run on equally many warps.
     warps = min(config.warps for config in configs)
@@ -114,7 +116,7 @@ def source_gradients(
         SourcePart.of(grad, source, config.on_warps(warps)) for source, config in zip(sources, configs, strict=True)
     ]
     bias_sums = parts[0].weight.new_bias_sums(data[0]) if has_bias and parts[0].weight is not None else None
-    _launch(grad, parts, weight.shape[1], packed if needs_sources else None, added, side, bias_sums, warps)
+    _launch(grad, parts, inputs, packed if needs_sources else None, added, side, bias_sums, warps)
     vectors = finish_gradients(parts, bias_sums, grad_weight, grad_bias, grad_side_weight)
     grad_data = [x.new_empty(0) if part.result is None else part.result for x, part in zip(data, parts, strict=True)]
     return SourceGradients(grad_data, *vectors, grad_weight, grad_bias, grad_side_weight)
@@ -157,7 +159,7 @@ def _launch(
         multiply_adds=samples * grad.pixels * grad.channels * products,
         **first.constants,
         **{f"{name}2": value for name, value in second_constants.items()},
-        DILATIONS=tuple(read.dilation),
+        DILATIONS=read.dilation,
         RAW=read.kernel_size == 1,
         STEP=read.stride,
         num_warps=warps,

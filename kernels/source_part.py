@@ -37,7 +37,7 @@ class Source:
     @property
     def side_read(self) -> Read:
         """How the side read it."""
-        return Read(1, self.read.stride, [1], self.read.upsample)
+        return Read(1, self.read.stride, (1,), self.read.upsample)
 
 
 class Wanted(NamedTuple):
@@ -115,9 +115,10 @@ class SourcePart:
     def of(cls, grad: OutputGradient, source: Source, configs: Configs) -> SourcePart:
         """Divide the gradients into programs, and make what they write."""
         data, (weight, side, tile) = source.data, configs
-        main = None if weight is None else weight_programs(grad, data, source.read, weight)
-        beside = None if side is None else weight_programs(grad, data, source.side_read, side)
-        tiles = None if tile is None else input_tiles(grad, data, source.read, tile)
+        shape, result = tuple(data.shape), (grad.size, grad.channels)
+        main = None if weight is None else weight_programs(*result, shape, source.read, weight)
+        beside = None if side is None else weight_programs(*result, shape, source.side_read, side)
+        tiles = None if tile is None else input_tiles(grad.channels, shape, source.read, tile)
         vectors, has_side_scale = None, source.side_affine.numel() > 0
         if tiles is not None and (source.affine.numel() > 0 or has_side_scale):
             shape = (3 if has_side_scale else 2, data.shape[0], tiles.tiles, data.shape[1])

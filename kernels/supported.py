@@ -27,5 +27,5 @@ def check_supported(
         raise NotImplementedError("pooling of an upsampled source")
     if stride == 2 and dilation > 1:
         raise NotImplementedError("stride 2 together with a dilation")
-    if max(sample_size, *(x[0].numel() for x in data)) >= _LARGEST_SAMPLE:
+    if max(sample_size, *(x.shape[1:].numel() for x in data)) >= _LARGEST_SAMPLE:
         raise NotImplementedError("a sample of 2^31 elements or more")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def test_default_without_a_file(cache_folder: Path) -> None:
 )
 def test_tuned_configuration_serves_its_power_of_2_of_pixels(pixels: int, chosen: Config | None) -> None:
     save({layer_key(LAYER): TUNED})
-    layer = replace(LAYER, pixels=pixels)
+    layer = LAYER._replace(pixels=pixels)
     assert choice.choose(layer, CPU) == (chosen or rule(layer))
 
 
@@ -73,12 +72,12 @@ def test_tuned_configuration_serves_its_power_of_2_of_pixels(pixels: int, chosen
 )
 def test_another_layer_keeps_its_default(change: dict[str, Any]) -> None:
     save({layer_key(LAYER): TUNED})
-    layer = replace(LAYER, **change)
+    layer = LAYER._replace(**change)
     assert choice.choose(layer, CPU) == rule(layer)
 
 
 def test_float32_is_tuned_apart_from_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = replace(LAYER, dtype=torch.float32)
+    layer = LAYER._replace(dtype=torch.float32)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     save({layer_key(layer): TUNED})
     assert choice.choose(layer, CPU) == TUNED
@@ -104,7 +103,7 @@ def test_deterministic_algorithms_take_the_default_but_may_be_forced() -> None:
     assert choice.choose_backend("conv", (), CPU) == "triton"
     with choice.forced({LAYER: TUNED}), choice.recorded() as layers:
         assert choice.choose(LAYER, CPU) == TUNED
-        other = replace(LAYER, outputs=64)
+        other = LAYER._replace(outputs=64)
         assert choice.choose(other, CPU) == rule(other)
     assert layers == [LAYER, other]
     assert choice.choose(LAYER, CPU) == rule(LAYER)
@@ -129,7 +128,7 @@ def test_a_device_has_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_files_are_merged_and_leave_nothing_else(cache_folder: Path) -> None:
-    first, second = layer_key(LAYER), layer_key(replace(LAYER, pixels=7))
+    first, second = layer_key(LAYER), layer_key(LAYER._replace(pixels=7))
     save({first: TUNED, second: TUNED}, {"a": "torch"})
     file = save({second: rule(LAYER)}, {"b": "triton"})
     assert cache.read(file) == cache.Tuned({first: TUNED, second: rule(LAYER)}, {"a": "torch", "b": "triton"})
@@ -203,7 +202,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return {"conv": conv}
 
-    monkeypatch.setattr(backends, "_kernels", kernels)
+    monkeypatch.setattr(backends, "_launchers", kernels)
     monkeypatch.setattr(backends.Call, "device", torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "pretended")
     return used
@@ -215,7 +214,7 @@ def convolve(backend: ops.Backend = "auto") -> Tensor:
 
 
 def test_auto_computes_with_pytorch_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_kernels", None)
+    monkeypatch.setattr(backends, "_launchers", None)
     convolve()
 
 

@@ -61,7 +61,7 @@ class Call:
         """Return the results of the operation."""
         if (self._chosen() if backend == "auto" else backend) == "triton":
             try:
-                return _kernels(self.device)[self.name](*self.operands)
+                return _launchers(self.device)[self.name](*self.operands)
             except NotImplementedError as reason:
                 _warn_once(f"not in the Triton kernels, computed by PyTorch instead: {reason}")
         return getattr(torch_backend, self.name)(*self.operands)
@@ -70,8 +70,7 @@ class Call:
         device = self.device
         if device.type != "cuda" or not _triton_is_installed():
             return "torch"
-        choice = importlib.import_module("fastresunet_kernels.choice")
-        chosen: str = choice.choose_backend(self.name, self.operands, device)
+        chosen: str = _kernels("choice").choose_backend(self.name, self.operands, device)
         return chosen
 
 
@@ -124,12 +123,17 @@ def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def _kernels(device: torch.device) -> dict[str, Callable[..., Any]]:
-    interpreter = importlib.import_module("fastresunet_kernels.interpreter")
-    if device.type == "cpu" and not interpreter.runs_on_the_cpu():
+@functools.cache
+def _kernels(module: str) -> Any:
+    """Import a module of the kernels at its first use, since Triton need not be installed."""
+    return importlib.import_module(f"fastresunet_kernels.{module}")
+
+
+def _launchers(device: torch.device) -> dict[str, Callable[..., Any]]:
+    if device.type == "cpu" and not _kernels("interpreter").runs_on_the_cpu():
         raise RuntimeError(
             'backend="triton" needs tensors on a GPU, got cpu: move model and images with .to("cuda"), use '
             'backend="torch", or set TRITON_INTERPRET=1 before starting Python to interpret the kernels'
         )
-    launchers: dict[str, Callable[..., Any]] = importlib.import_module("fastresunet_kernels.launchers").LAUNCHERS
+    launchers: dict[str, Callable[..., Any]] = _kernels("launchers").LAUNCHERS
     return launchers

@@ -79,7 +79,7 @@ def test_input_gradient(
     raw = OutputGradient(direction, CASE.size)
     wanted = (True, False)
     (grad_data,), (grad_affine,), *_ = source_gradients(
-        raw, data, affine, relu, upsample, weight, 1, [1], *wanted, config=config
+        raw, data, affine, relu, upsample, [weight], 1, [1], *wanted, config=config
     )
     for value, twin, exact in zip((grad_data, grad_affine), *gradients(direction, given, dtype, (3, 4)), strict=True):
         assert_as_close_as_reference(value, twin, exact, dtype, CASE.out * kernel_size**2)
@@ -95,7 +95,7 @@ def test_weight_gradient(
     direction = torch.randn(CASE.output_shape).to(dtype).contiguous(memory_format=torch.channels_last)
     raw = OutputGradient(direction, CASE.size)
     wanted = (False, True)
-    value = source_gradients(raw, data, affine, relu, upsample, weight, 1, [1], *wanted, config=config).weight
+    value = source_gradients(raw, data, affine, relu, upsample, [weight], 1, [1], *wanted, config=config).weight
     (twin,), (exact,) = gradients(direction, given, dtype, (5,))
     assert_as_close_as_reference(value, twin, exact, dtype, CASE.size[0] * CASE.size[1])
 
