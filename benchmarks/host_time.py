@@ -36,7 +36,7 @@ from torch.utils._pytree import tree_leaves
 from fastresunet import ops
 from fastresunet.model import FastResUNetPP
 
-GOAL_MICROSECONDS = 80  # for one heavy operation, forward or backward
+GOAL_MICROSECONDS = 80  # for one heavy operation, forward or backward; a fused one stands for one a launch
 
 _WARMUPS = 3
 
@@ -122,18 +122,28 @@ def processor() -> str:
 
 
 def main() -> None:
-    """Print median times of a step and of its operations."""
+    """Print what ``report`` does."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=16, help="image height and width in pixels (default: 16)")
     parser.add_argument("--steps", type=int, default=30, help="timed steps of each kind (default: 30)")
     options = parser.parse_args()
+    report(options.size, options.steps)
+
+
+def report(size: int = 16, steps: int = 30) -> None:
+    """Print median times of a step and of its operations.
+
+    Args:
+        size: image height and width in pixels.
+        steps: timed steps of each kind.
+    """
     import_module("fastresunet_kernels.launchers")  # now, since only in loaded modules functions are replaced
     torch.set_num_threads(1)
     # Memory that no kernel wrote may hold denormal numbers, which processors compute slowly.
     torch.set_flush_denormal(True)
     print(f"measured on {processor()}, one thread, torch {torch.__version__}, Python {platform.python_version()}")
     for dtype in (torch.float32, torch.bfloat16):
-        _measure(dtype, options.size, options.steps)
+        _measure(dtype, size, steps)
 
 
 def _measure(dtype: torch.dtype, size: int, steps: int) -> None:
@@ -161,13 +171,15 @@ def _measure(dtype: torch.dtype, size: int, steps: int) -> None:
                 step()
     forward, backward = (1e3 * statistics.median(column) for column in zip(*durations, strict=True))
     print(f"\n1x3x{size}x{size}, {'bfloat16 autocast' if dtype == torch.bfloat16 else 'float32'}")
-    print(f"operation               pass      Triton launches  calls a step  median us  (goal: {GOAL_MICROSECONDS})")
-    operations, fused = 0, 0.0
+    print("operation               pass      Triton launches  calls a step  median us  us a launch", end="")
+    print(f"  (goal: {GOAL_MICROSECONDS})")
+    operations, launched, fused = 0, 0, 0.0
     for (name, direction, launches), values in sorted(times.microseconds.items()):
         calls, median = len(values) // steps, statistics.median(values)
-        operations, fused = operations + calls, fused + calls * median / 1e3
-        print(f"{name:24s}{direction:10s}{launches:15d}{calls:14d}{median:11.0f}")
-    print(f"{operations} operations, the sum of their medians: {fused:.1f} ms")
+        operations, launched, fused = operations + calls, launched + calls * launches, fused + calls * median / 1e3
+        print(f"{name:24s}{direction:10s}{launches:15d}{calls:14d}{median:11.0f}{median / launches:13.0f}")
+    each = f"{1e3 * fused / launched:.0f} us for each of {launched} launches"
+    print(f"{operations} operations, the sum of their medians: {fused:.1f} ms, {each}")
     print(f"whole step, median: forward {forward:.1f} ms, backward {backward:.1f} ms")
 
 

@@ -221,8 +221,8 @@ def convolve_packed(
         TAPS2=reads[1] if second else 0,
         UPSAMPLE=upsample[0],
         UPSAMPLE2=second and upsample[1],
-        AFFINE=len(affine[0]),
-        AFFINE2=len(affine[last]),
+        AFFINE=affine[0].shape[0],
+        AFFINE2=affine[last].shape[0],
         RELU=relu[0],
         RELU2=relu[last],
         POOL=pool,
@@ -301,7 +301,7 @@ def tile_statistics(like: Tensor, tiles: int, channels: int) -> Tiles:
     """Return uninitialised statistics."""
     samples, dtype = like.shape[0], torch.promote_types(like.dtype, torch.float32)
     count = like.new_empty((samples, tiles), dtype=torch.int32)
-    return Tiles(count, *like.new_empty((2, samples, tiles, channels), dtype=dtype))
+    return Tiles(count, *(like.new_empty((samples, tiles, channels), dtype=dtype) for _ in range(2)))
 
 
 def empty_image(like: Tensor, channels: int, height: int, width: int, dtype: torch.dtype) -> Tensor:

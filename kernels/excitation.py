@@ -198,7 +198,7 @@ def conv_excitation(
     operands = (data, affine, relu, upsample, weight, bias, stride, 1, residual, None, None, False)
     output, _, tiles = convolve(*operands, True, packed)
     assert tiles is not None
-    mean, m2, gate = tiles.mean.new_empty((3, *output.shape[:2]))
+    mean, m2, gate = (tiles.mean.new_empty(output.shape[:2]) for _ in range(3))
     launch_excitation(tiles.mean, tiles.count, tiles.m2, weight1, weight2, mean, m2, gate)
     return output, mean, m2, gate
 

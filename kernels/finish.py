@@ -422,7 +422,7 @@ def _arguments(part: SourcePart, taps: int, grad_affine: Tensor, grad_side: Tens
         ),
         {
             "PARITIES": part.source.read.upsample and part.source.read.kernel_size == 3,
-            "AFFINE": len(affine) if has_affine else 0,
+            "AFFINE": affine.shape[0] if has_affine else 0,
         },
     )
 

@@ -96,7 +96,7 @@ def conv_batch_affine(
     if running_mean is None:
         output, _, tiles = convolve(*operands, True, packed)
         assert tiles is not None
-        if len(output) <= _MOST_SAMPLES and tiles.count.numel() <= _MOST_TILES:
+        if output.shape[0] <= _MOST_SAMPLES and tiles.count.numel() <= _MOST_TILES:
             return output, *_merged_affine(tiles, gamma, beta, eps)
         mean, m2 = merge_statistics(*tiles)
     else:
@@ -112,9 +112,9 @@ def _merged_affine(
     tiles: Tiles, gamma: Tensor, beta: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     samples, count, channels = tiles.mean.shape
-    mean, m2 = tiles.mean.new_empty((2, samples, channels))
+    mean, m2 = (tiles.mean.new_empty((samples, channels)) for _ in range(2))
     affine = mean.new_empty((3, samples, channels))
-    mu, var = mean.new_empty((2, channels))
+    mu, var = (mean.new_empty(channels) for _ in range(2))
     block_samples = next_power_of_2(samples)
     launch(
         merged_affine_kernel,

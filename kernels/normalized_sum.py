@@ -138,8 +138,8 @@ class _Branches:
             TAPS2=reads[1] if second else 0,
             UPSAMPLE=self.upsample[0],
             UPSAMPLE2=second and self.upsample[1],
-            AFFINE=len(self.affine[0]),
-            AFFINE2=len(self.affine[last]),
+            AFFINE=self.affine[0].shape[0],
+            AFFINE2=self.affine[last].shape[0],
             RELU=self.relu[0],
             RELU2=self.relu[last],
             WINDOW_ROWS=window[0],
@@ -200,7 +200,7 @@ def _batch_statistics(branches: _Branches, config: Config) -> tuple[Tensor, Tens
     parts = first.shape[0] * branches.tiles(config)[2]
     number = first.new_empty((count, parts), dtype=torch.int32)
     dtype = torch.promote_types(first.dtype, torch.float32)
-    tile_mean, tile_m2 = first.new_empty((2, count, parts, branches.outputs), dtype=dtype)
+    tile_mean, tile_m2 = (first.new_empty((count, parts, branches.outputs), dtype=dtype) for _ in range(2))
     branches.run("statistics", config, count_out=number, tile_mean_out=tile_mean, tile_m2_out=tile_m2)
     return merge_statistics(number, tile_mean, tile_m2, variance=True)
 

@@ -127,7 +127,7 @@ def folded_pyramid(data: Tensor, affine: Tensor, weight: Tensor, bias: Tensor, r
         multiply_adds=9 * len(kept) * samples * outputs * inputs * height * width,
         RATES=tuple(rates[place] for place in kept),
         PLACES=tuple(kept),
-        AFFINE=len(affine),
+        AFFINE=affine.shape[0],
         BLOCK_PIXELS=config.block_pixels,
         BLOCK_IN=config.block_in,
         BLOCK_OUT=config.block_out,

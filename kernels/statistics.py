@@ -133,7 +133,7 @@ def merge_statistics(
         variance: return the biased variance in place of M2.
     """
     groups, parts, channels = tile_mean.shape
-    mean, m2 = tile_mean.new_empty(2, groups, channels)
+    mean, m2 = (tile_mean.new_empty((groups, channels)) for _ in range(2))
     launch(
         merge_statistics_kernel,
         (groups, cdiv(channels, _BLOCK_CHANNELS)),
