@@ -14,12 +14,13 @@ import argparse
 import importlib
 import importlib.util
 import sys
-from collections import defaultdict
+from collections import Counter
 from typing import Any
 
 import torch
 
-from fastresunet.model import FastResUNetPP
+from benchmarks.recording import Record
+from benchmarks.traffic import NETWORKS, count
 
 PIPES = ("dram", "tensor", "alu", "shared", "l1", "issue")
 GOAL = 1.5
@@ -42,20 +43,24 @@ def main() -> None:
     torch.manual_seed(0)
     image = torch.randn(options.batch_size, 3, options.size, options.size)
     for training in (True, False):
-        model = FastResUNetPP(backend="triton").train(training)
+        model = NETWORKS["FastResUNetPP"]().train(training)
         with emulator.profile() as launches, torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(training):
             loss = model(image).float().square().mean()
             if training:
                 loss.backward()
-        report("training step" if training else "evaluation", launches, options)
+        # The same launches in the same order, by the layers that they belong to.
+        counted = count(NETWORKS["FastResUNetPP"], training, torch.bfloat16, options.batch_size, options.size)
+        records = [record for record in counted if record.kernel.endswith("_kernel")]
+        report("training step" if training else "evaluation", launches, records, options)
 
 
-def report(name: str, launches: list[Any], options: argparse.Namespace) -> None:
-    """Print the kernels of one pass; equal launches (kernel, grid, counts) in one line."""
+def report(name: str, launches: list[Any], records: list[Record], options: argparse.Namespace) -> None:
+    """Print the kernels of one pass; equal launches (kernel, layer, grid, counts) in one line."""
     estimate = importlib.import_module("gpu_emulator.speed_of_light").estimate
-    lines: dict[tuple[str, str, tuple[float, ...]], int] = defaultdict(int)
+    lines: Counter[tuple[str, str, tuple[float, ...]]] = Counter()
     floor = bound = 0.0
-    for launch in launches:
+    for launch, record in zip(launches, records, strict=True):
+        assert launch.kernel == record.kernel
         result = estimate(launch, options.gpu)
         times = [
             result.pipes[pipe] / (1 if pipe == "dram" else result.balance) * 1e6 / options.batch_size for pipe in PIPES
@@ -63,14 +68,16 @@ def report(name: str, launches: list[Any], options: argparse.Namespace) -> None:
         floor += max(times[:2])
         bound += max(times)
         grid = "x".join(map(str, launch.grid))
-        lines[launch.kernel, f"{grid:>16s} {launch.registers:4d}", tuple(round(time, 2) for time in times)] += 1
+        where = f"{record.layer or record.block:26s} {grid:>12s} {launch.registers:4d}"
+        lines[launch.kernel, where, tuple(round(time, 2) for time in times)] += 1
     print(f"\n{name}: {len(launches)} Triton launches, floor (DRAM or tensor) {floor:.0f}, slowest pipes {bound:.0f}")
-    print(f"{'kernel':40s} {'grid':>16s} regs times " + " ".join(f"{pipe:>7s}" for pipe in PIPES) + "  ratio")
-    for (kernel, shape, pipes), count in sorted(lines.items(), key=lambda line: -max(line[0][2])):
+    columns = " ".join(f"{pipe:>7s}" for pipe in PIPES)
+    print(f"{'kernel':28s} {'layer':26s} {'grid':>12s} regs times {columns}  ratio")
+    for (kernel, where, pipes), repeats in sorted(lines.items(), key=lambda line: -max(line[0][2])):
         ratio = max(pipes) / max(*pipes[:2], 1e-9)
         if options.all or (ratio > GOAL and max(pipes) > 0.1):
             cells = " ".join(f"{time:7.2f}" for time in pipes)
-            print(f"{kernel:40s} {shape} {count:5d} {cells}  {ratio:5.2f}")
+            print(f"{kernel:28s} {where} {repeats:5d} {cells}  {ratio:5.2f}")
 
 
 if __name__ == "__main__":

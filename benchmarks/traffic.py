@@ -1,7 +1,7 @@
 """Count kernel launches, bytes and floating-point operations of FastResUNetPP and of the plain network in eager mode.
 
-Nothing is measured, ``--host`` apart: networks run with tensors that have shapes and no memory. ``aten_traffic`` says how ordinary
-operations are counted; a Triton kernel is one launch that reads or writes each of its tensors once, whole.
+Nothing is measured, ``--host`` apart: networks run with tensors that have shapes and no memory. ``aten_traffic`` says
+how ordinary operations are counted; a Triton kernel is one launch that reads or writes each of its tensors once, whole.
 
 Run: python -m benchmarks.traffic [--layers] [--kernels] [--host]
 """

@@ -110,7 +110,8 @@ def _situation(layer: Layer) -> str:
     if layer.kernel_size == 1:
         return "upsampled 1x1" if layer.upsample and layer.kind == "forward" else "1x1"
     if layer.kind == "input_gradient":
-        return "spread" if layer.upsample else "scattered" if layer.dilation > 1 or layer.pool else "3x3 gradient"
+        scattered = layer.dilation > 1 or layer.pool
+        return "spread" if layer.upsample else "scattered gradient" if scattered else "3x3 gradient"
     if layer.upsample or (layer.pool and layer.kind == "forward"):
         return "window"
     if layer.stride == 2 or layer.dilation > 1:
@@ -132,7 +133,7 @@ def _row(*configs: Config) -> dict[int, Config]:
 
 # 3x3: stride 1 (its window is open); 3x3 gradient: the same for an input gradient, whose operand is put together as it
 # is read and which may have a side's accumulators; image: few channels, loaded one by one; scattered: neighbours share
-# no inputs, or reading them binds; spread: an input gradient of an upsampled source; window: 2x2, given.
+# no inputs, or reading them binds; scattered gradient: the same for an input gradient; spread: an input gradient of an upsampled source; window: 2x2, given.
 # Triton lays the warps of consecutive products along the pixels, at least 16 for each.
 _HALF = {
     "3x3": _row(
@@ -151,6 +152,9 @@ _HALF = {
     "scattered": _row(
         Config(128, 16, 16, window_rows=2), Config(64, 16, 32, window_rows=2), Config(64, 32, 64), Config(64, 32, 64)
     ),
+    "scattered gradient": _row(
+        Config(128, 16, 16, window_rows=2), Config(64, 16, 32, window_rows=2), Config(64, 32, 64), Config(64, 32, 64)
+    ),
     "spread": _row(Config(128, 16, 16), Config(64, 16, 32), Config(64, 16, 64), Config(64, 16, 64)),
     "window": _row(Config(64, 16, 16), Config(64, 16, 32), Config(64, 16, 32), Config(64, 16, 32)),
     "1x1": _row(Config(128, 32, 16), Config(128, 32, 32), Config(64, 64, 64), Config(64, 32, 128)),
@@ -162,7 +166,8 @@ _SINGLE = {
     ),
     "3x3 gradient": _row(Config(64, 16, 16, window_rows=2), Config(64, 16, 32), Config(64, 32, 64), Config(64, 16, 64)),
     "image": _row(Config(64, 16, 16), Config(64, 16, 32), Config(64, 16, 32), Config(64, 16, 32)),
-    "scattered": _row(Config(128, 16, 16), Config(64, 16, 16), Config(64, 16, 32), Config(64, 16, 32)),
+    "scattered": _row(Config(128, 16, 16), Config(64, 16, 32), Config(64, 16, 64), Config(64, 16, 64)),
+    "scattered gradient": _row(Config(128, 16, 16), Config(64, 16, 16), Config(64, 16, 32), Config(64, 16, 32)),
     "spread": _row(Config(128, 16, 16), Config(64, 16, 32), Config(64, 16, 64), Config(64, 16, 64)),
     "window": _row(Config(32, 16, 16), Config(32, 16, 16), Config(32, 16, 16), Config(32, 16, 16)),
     "1x1": _row(Config(64, 32, 16), Config(64, 32, 32), Config(64, 32, 64), Config(64, 32, 64)),
