@@ -133,7 +133,8 @@ def _row(*configs: Config) -> dict[int, Config]:
 
 # 3x3: stride 1 (its window is open); 3x3 gradient: the same for an input gradient, whose operand is put together as it
 # is read and which may have a side's accumulators; image: few channels, loaded one by one; scattered: neighbours share
-# no inputs, or reading them binds; scattered gradient: the same for an input gradient; spread: an input gradient of an upsampled source; window: 2x2, given.
+# no inputs, or reading them binds; scattered gradient: the same for an input gradient; spread: an input gradient of an
+# upsampled source; window: 2x2, given.
 # Triton lays the warps of consecutive products along the pixels, at least 16 for each.
 _HALF = {
     "3x3": _row(
