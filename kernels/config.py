@@ -86,12 +86,15 @@ def on_warps(config: Config, warps: int) -> Config:
 
 def candidates(layer: Layer) -> list[Config]:
     """Return what may be chosen for a layer by measuring, the default first: its table's tiles for fewer channels too,
-    and for 3x3 convolutions the default on 8 warps.
+    for 3x3 convolutions the default on 8 warps, and for the gradient of a wide weight the default with two stages.
     """
     default, situation = rule(layer), _situation(layer)
     row = _TABLES[layer.kind == "weight_gradient", layer.dtype.itemsize == 2][situation]
     tiles = [row[width] for width in _WIDTHS if width <= _width(layer)]
     more = [replace(default, warps=8)] if situation in ("3x3", "3x3 gradient") else []
+    if layer.kind == "weight_gradient" and not default.all_taps:
+        # The sum over pixels is long: on a GPU a second load in flight may be worth its way through shared memory.
+        more.append(replace(default, stages=2))
     return list(dict.fromkeys([default, *tiles, *more]))
 
 
@@ -154,7 +157,7 @@ _HALF = {
         Config(128, 16, 16, window_rows=2), Config(64, 16, 32, window_rows=2), Config(64, 32, 64), Config(64, 32, 64)
     ),
     "scattered gradient": _row(
-        Config(128, 16, 16, window_rows=2), Config(64, 16, 32, window_rows=2), Config(64, 32, 64), Config(64, 32, 64)
+        Config(128, 16, 16, window_rows=2), Config(64, 16, 32, window_rows=2), Config(64, 32, 64), Config(64, 16, 64)
     ),
     "spread": _row(Config(128, 16, 16), Config(64, 16, 32), Config(64, 16, 64), Config(64, 16, 64)),
     "window": _row(Config(64, 16, 16), Config(64, 16, 32), Config(64, 16, 32), Config(64, 16, 32)),
@@ -179,13 +182,13 @@ _HALF_WEIGHT_GRADIENT = {
         Config(16, 16, 16, window_rows=4, all_taps=True, warps=1),
         Config(32, 16, 32, window_rows=4, all_taps=True, warps=2),
         Config(32, 16, 64, window_rows=2, all_taps=True),
-        Config(32, 64, 128, stages=2),
+        Config(64, 64, 128),
     ),
     "scattered": _row(
         Config(64, 16, 16, all_taps=True, warps=1),
         Config(32, 16, 32, window_rows=2, all_taps=True, warps=2),
         Config(32, 16, 64, all_taps=True),
-        Config(32, 64, 128, stages=2),
+        Config(32, 64, 128),
     ),
     "window": _row(
         Config(32, 16, 16, all_taps=True, warps=1),
