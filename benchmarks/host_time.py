@@ -36,7 +36,8 @@ from torch.utils._pytree import tree_leaves
 from fastresunet import ops
 from fastresunet.model import FastResUNetPP
 
-GOAL_MICROSECONDS = 80  # for one heavy operation, forward or backward; a fused one stands for one a launch
+# For one heavy operation, forward or backward; an operation that fuses several stands for as many as it launches.
+GOAL_MICROSECONDS = 80
 
 _WARMUPS = 3
 
@@ -122,7 +123,7 @@ def processor() -> str:
 
 
 def main() -> None:
-    """Print what ``report`` does."""
+    """Parse the options, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=16, help="image height and width in pixels (default: 16)")
     parser.add_argument("--steps", type=int, default=30, help="timed steps of each kind (default: 30)")
@@ -177,7 +178,7 @@ def _measure(dtype: torch.dtype, size: int, steps: int) -> None:
     for (name, direction, launches), values in sorted(times.microseconds.items()):
         calls, median = len(values) // steps, statistics.median(values)
         operations, launched, fused = operations + calls, launched + calls * launches, fused + calls * median / 1e3
-        print(f"{name:24s}{direction:10s}{launches:15d}{calls:14d}{median:11.0f}{median / launches:13.0f}")
+        print(f"{name:24s}{direction:10s}{launches:15d}{calls:14d}{median:11.0f}{median / max(1, launches):13.0f}")
     each = f"{1e3 * fused / launched:.0f} us for each of {launched} launches"
     print(f"{operations} operations, the sum of their medians: {fused:.1f} ms, {each}")
     print(f"whole step, median: forward {forward:.1f} ms, backward {backward:.1f} ms")

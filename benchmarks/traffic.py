@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="images a step (default: 8)")
     parser.add_argument("--layers", action="store_true", help="also print each block, and each layer of FastResUNetPP")
     parser.add_argument("--kernels", action="store_true", help="also print each kernel and operation")
-    parser.add_argument("--host", action="store_true", help="also time what the host does (benchmarks.host_time)")
+    parser.add_argument("--host", action="store_true", help="also time what the host does, for small images")
     options = parser.parse_args()
     images, size = options.batch_size, options.size
     print(f"{images}x3x{size}x{size}, torch {torch.__version__}. Counted, not measured: each operand once a launch;")

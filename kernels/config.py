@@ -86,15 +86,16 @@ def on_warps(config: Config, warps: int) -> Config:
 
 def candidates(layer: Layer) -> list[Config]:
     """Return what may be chosen for a layer by measuring, the default first: its table's tiles for fewer channels too,
-    for 3x3 convolutions the default on 8 warps, and for the gradient of a wide weight the default with two stages.
+    for 3x3 convolutions the default on 8 warps, and where a program computes one tap of a 3x3 weight's gradient the
+    default with two stages in place of one, or one in place of two.
     """
     default, situation = rule(layer), _situation(layer)
     row = _TABLES[layer.kind == "weight_gradient", layer.dtype.itemsize == 2][situation]
     tiles = [row[width] for width in _WIDTHS if width <= _width(layer)]
     more = [replace(default, warps=8)] if situation in ("3x3", "3x3 gradient") else []
-    if layer.kind == "weight_gradient" and not default.all_taps:
-        # The sum over pixels is long: on a GPU a second load in flight may be worth its way through shared memory.
-        more.append(replace(default, stages=2))
+    if layer.kind == "weight_gradient" and layer.kernel_size == 3 and not default.all_taps:
+        # Loads in flight hide their latency, but cross shared memory once more: which binds is for a GPU to say.
+        more.append(replace(default, stages=3 - default.stages))
     return list(dict.fromkeys([default, *tiles, *more]))
 
 

@@ -57,6 +57,8 @@ class _Branches:
 
     def check(self) -> None:
         """Raise where the kernels cannot compute this."""
+        if len({weight.shape[2:] for weight in self.weight}) > 1:
+            raise NotImplementedError("branches of different kernel sizes")
         height, width = self.size
         size = self.outputs * height * width
         check_supported(self.data, self.upsample, False, self.stride, max(self.dilation), size)

@@ -36,8 +36,9 @@ def pack_slot(
 ):
     """Write a block of one slot of (slots, inputs, pitch), or (slots, pitch, inputs) if TRANSPOSED.
 
-    The weight is (outputs, inputs, 3, 3), its first output at ``packed_out``. Inputs from ``first_upsampled`` to
-    ``end_upsampled`` get slots (2 p + q) 4 + 2 a + b, the others their taps.
+    The weight is (outputs, inputs, 3, 3), its first output at ``packed_out``; ``pitch`` counts the outputs of all
+    weights that are packed into one tensor. Inputs from ``first_upsampled`` to ``end_upsampled`` get slots
+    (2 p + q) 4 + 2 a + b, the others their taps.
     """
     blocks = tl.cdiv(inputs, BLOCK)
     channel = program % blocks * BLOCK + tl.arange(0, BLOCK)

@@ -86,7 +86,7 @@ def source_gradients(
         needs_weight: whether those of weight and bias are.
         added: gradient that reached the first source otherwise, channels-last.
         side: what else read the sources.
-        packed: the weights from ``pack_branches``, transposed, if they are there already.
+        packed: from ``pack_branches``, or ``pack_weights`` for a single branch, transposed, if it is there already.
         config: tile of the first gradient that is wanted, of the weight, the side's weight or the sources; ``None`` for
             the chosen one.
     """

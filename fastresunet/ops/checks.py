@@ -104,6 +104,9 @@ def check_branches(sources: Sequence[Source], branches: Sequence[Branch], stride
             raise ValueError(
                 f"branches[{position}] has {branch.weight.shape[0]} output channels, branches[0] {channels}"
             )
+        if branch.weight.dtype != branches[0].weight.dtype:
+            expected = f"{branches[0].weight.dtype} as branches[0]"
+            raise TypeError(f"branches[{position}].weight is {branch.weight.dtype}, expected {expected}")
         for name, vector in vectors.items():
             if vector is not None and vector.shape != (channels,):
                 raise ValueError(

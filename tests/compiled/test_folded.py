@@ -16,7 +16,7 @@ from tests.compiled.test_configs import described
 from tests.compiled.twins import assert_close
 from tests.folded_cases import NAMES, cast, folded_case
 
-# One case for each row of the tables that a folded pass reads: a side, a signed maximum, an upsampled source, branches.
+# What only a folded pass has: a side, a signed maximum, an affine of all samples at an upsampled source, branches.
 CONFIGURED = ["upsampled-and-skip-beside", "signed-maximum", "two-sources", "pyramid"]
 # Blocks of channels that are complete in some configurations and not in others, and wide enough for every one.
 CHANNELS = 80
@@ -69,4 +69,7 @@ def selectable() -> list[Any]:
 @pytest.mark.parametrize(("name", "layer", "config"), selectable())
 def test_folded_in_every_configuration(architecture: int, name: str, layer: Layer, config: Config) -> None:
     with forced({layer: config}):
-        check(name, CHANNELS, torch.bfloat16)
+        # What is shown last is asked first, and answers nothing.
+        with recorded() as layers:
+            check(name, CHANNELS, torch.bfloat16)
+        assert set(layers) == {layer}

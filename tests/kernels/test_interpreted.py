@@ -14,7 +14,7 @@ from fastresunet_kernels.config import Config
 from torch import nn
 
 from fastresunet import FastResUNetPP, ops
-from fastresunet.ops.backend import compute
+from fastresunet.ops.backend import _warn_once, compute
 from fastresunet.ops.layout import channels_last
 from fastresunet.ops.source import flatten
 from fastresunet.training.compare import activation_bytes
@@ -80,6 +80,27 @@ def test_sum_of_normalised_convolutions(layout: str, running: bool) -> None:
     largest = max(float(g.abs().max()) for g in gradients[1])
     for value, true in zip(*gradients, strict=True):
         assert float((value - true).abs().max()) <= 1e-12 * largest
+
+
+@pytest.mark.parametrize("kernels", [(3, 1), (1, 3)], ids=["3x3-then-1x1", "1x1-then-3x3"])
+def test_branches_of_different_kernel_sizes_are_left_to_pytorch(kernels: tuple[int, int]) -> None:
+    inputs = sources((4,), (False,), gated=True)
+    branches = [branch(4, 6, kernel, 1, running=False) for kernel in kernels]
+    _warn_once.cache_clear()
+    with pytest.warns(UserWarning, match="different kernel sizes"):
+        total = ops.conv_norm_sum(inputs, branches, backend="triton")[0]
+    assert relative_difference(total, plain.conv_norm_sum(inputs, branches)) <= 1e-12
+
+
+@pytest.mark.parametrize("layout", ["aspp", "shortcut"])
+def test_weights_of_branches_may_have_any_layout(layout: str) -> None:
+    channels, upsample, kernel, rates, stride = LAYOUTS[layout]
+    inputs = sources(channels, upsample, gated=True)
+    branches = [branch(sum(channels), 6, kernel, rate, running=False) for rate in rates]
+    permuted = [replace(b, weight=b.weight.detach().transpose(0, 1).contiguous().transpose(0, 1)) for b in branches]
+    assert not permuted[0].weight.is_contiguous()
+    totals = [ops.conv_norm_sum(inputs, bs, stride=stride, backend="triton")[0] for bs in (branches, permuted)]
+    assert torch.equal(*totals)
 
 
 def test_gradients_of_statistics_may_be_slices() -> None:

@@ -50,6 +50,9 @@ LAYOUTS = {
     "shortcut-stride2": ((4,), (False,), 1, (1,), 2),
     "decoder-shortcut": ((4, 3), (True, False), 1, (1,), 1),
     "aspp": ((5,), (False,), 3, (1, 2, 9), 1),
+    "five-branches": ((5,), (False,), 3, (1, 2, 3, 4, 9), 1),
+    "upsampled-branches": ((4, 3), (True, False), 3, (1, 1), 1),
+    "pointwise-branches": ((4,), (False,), 1, (1, 1), 1),
 }
 
 
@@ -158,6 +161,13 @@ def test_registration(layout: str, running: bool) -> None:
         "torch",
     )
     assert set(opcheck(torch.ops.fastresunet.conv_norm_sum.default, arguments).values()) == {"SUCCESS"}
+
+
+def test_mixed_dtypes_are_refused() -> None:
+    double, single = branch(4, 6, 3, 1, running=False), branch(4, 6, 3, 2, running=False)
+    single = replace(single, weight=single.weight.float())
+    with pytest.raises(TypeError, match=r"branches\[1\].weight is torch.float32, expected torch.float64"):
+        ops.conv_norm_sum(sources((4,), (False,), False), [double, single])
 
 
 def test_mixed_statistics_are_refused() -> None:
