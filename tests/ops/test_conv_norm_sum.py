@@ -45,11 +45,15 @@ def fused(inputs: list[Source], branches: list[Branch], *, stride: int) -> Tenso
     return ops.conv_norm_sum(inputs, branches, stride=stride)[0]
 
 
-LAYOUTS = {
+# Channels and upsampling of the sources, kernel size, dilation of each branch, stride.
+NETWORK_LAYOUTS = {
     "shortcut": ((4,), (False,), 1, (1,), 1),
     "shortcut-stride2": ((4,), (False,), 1, (1,), 2),
     "decoder-shortcut": ((4, 3), (True, False), 1, (1,), 1),
     "aspp": ((5,), (False,), 3, (1, 2, 9), 1),
+}
+LAYOUTS = {
+    **NETWORK_LAYOUTS,
     "five-branches": ((5,), (False,), 3, (1, 2, 3, 4, 9), 1),
     "upsampled-branches": ((4, 3), (True, False), 3, (1, 1), 1),
     "pointwise-branches": ((4,), (False,), 1, (1, 1), 1),
@@ -76,7 +80,7 @@ def test_values_and_gradients(layout: str, gated: bool, running: bool) -> None:
 
 @pytest.mark.parametrize("kind", ["normal", "offset", "negative"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", NETWORK_LAYOUTS)
 def test_rounds_no_worse_than_plain_pytorch(layout: str, dtype: torch.dtype, kind: str) -> None:
     channels, upsample, kernel, rates, stride = LAYOUTS[layout]
     images = [
