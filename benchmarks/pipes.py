@@ -42,14 +42,15 @@ def main() -> None:
     print(f"{options.batch_size} x 3 x {options.size} x {options.size}, bfloat16, {options.gpu}; modelled us an image")
     torch.manual_seed(0)
     image = torch.randn(options.batch_size, 3, options.size, options.size)
+    network = NETWORKS["FastResUNetPP"]
     for training in (True, False):
-        model = NETWORKS["FastResUNetPP"]().train(training)
+        model = network().train(training)
         with emulator.profile() as launches, torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(training):
             loss = model(image).float().square().mean()
             if training:
                 loss.backward()
         # The same launches in the same order, by the layers that they belong to.
-        counted = count(NETWORKS["FastResUNetPP"], training, torch.bfloat16, options.batch_size, options.size)
+        counted = count(network, training, torch.bfloat16, options.batch_size, options.size)
         records = [record for record in counted if record.kernel.endswith("_kernel")]
         report("training step" if training else "evaluation", launches, records, options)
 

@@ -192,7 +192,7 @@ def pack_weights(
             continue
         packed = _new_packed(weight, weight.shape[0], doubled, dtype, transposed)
         results.append(packed)
-        tasks.append(_task(weight, packed, 0, counts, doubled, transposed))
+        tasks.append(_task(weight, packed, weight.shape[0], counts, doubled))
     _launch_all(tasks, transposed)
     return results
 
@@ -208,10 +208,10 @@ def pack_branches(
     if taps == 1:
         joined = weights[0] if len(weights) == 1 else torch.cat(weights)
         return joined.contiguous().reshape(1, len(weights) * outputs, inputs)
-    packed = _new_packed(weights[0], len(weights) * outputs, upsample, dtype, transposed)
-    tasks = [
-        _task(weight, packed, branch * outputs, channels, upsample, transposed) for branch, weight in enumerate(weights)
-    ]
+    pitch = len(weights) * outputs
+    packed = _new_packed(weights[0], pitch, upsample, dtype, transposed)
+    targets = packed.split(outputs, dim=1 if transposed else 2)
+    tasks = [_task(*pair, pitch, channels, upsample) for pair in zip(weights, targets, strict=True)]
     _launch_all(tasks, transposed)
     return packed
 
@@ -225,12 +225,8 @@ def _new_packed(weight: Tensor, outputs: int, upsample: list[bool], dtype: torch
 _Task = tuple[Tensor, Tensor, int, int, int, int, int]
 
 
-def _task(
-    weight: Tensor, packed: Tensor, first_output: int, channels: list[int], upsample: list[bool], transposed: bool
-) -> _Task:
+def _task(weight: Tensor, target: Tensor, pitch: int, channels: list[int], upsample: list[bool]) -> _Task:
     outputs, inputs = weight.shape[:2]
-    axis = 1 if transposed else 2
-    target, pitch = packed.narrow(axis, first_output, outputs), packed.shape[axis]
     first = sum(channels[: upsample.index(True)]) if any(upsample) else 0
     last = first + sum(c for c, up in zip(channels, upsample, strict=True) if up)
     return weight.contiguous(), target, inputs, outputs, pitch, first, last

@@ -89,7 +89,11 @@ def test_branches_of_different_kernel_sizes_are_left_to_pytorch(kernels: tuple[i
     _warn_once.cache_clear()
     with pytest.warns(UserWarning, match="different kernel sizes"):
         total = ops.conv_norm_sum(inputs, branches, backend="triton")[0]
-    assert relative_difference(total, plain.conv_norm_sum(inputs, branches)) <= 1e-12
+    expected = plain.conv_norm_sum(inputs, branches)
+    assert relative_difference(total, expected) <= 1e-12
+    leaves = [inputs[0].data, *(b.weight for b in branches)]
+    for value, true in zip(*(torch.autograd.grad(y.square().sum(), leaves) for y in (total, expected)), strict=True):
+        assert relative_difference(value, true) <= 1e-11
 
 
 @pytest.mark.parametrize("layout", ["aspp", "shortcut"])
@@ -101,6 +105,8 @@ def test_weights_of_branches_may_have_any_layout(layout: str) -> None:
     assert not permuted[0].weight.is_contiguous()
     totals = [ops.conv_norm_sum(inputs, bs, stride=stride, backend="triton")[0] for bs in (branches, permuted)]
     assert torch.equal(*totals)
+    # The transposed packing is that of the sources' gradients.
+    assert torch.equal(*(torch.autograd.grad(total.square().sum(), inputs[0].data)[0] for total in totals))
 
 
 def test_gradients_of_statistics_may_be_slices() -> None:
