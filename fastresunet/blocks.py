@@ -77,7 +77,8 @@ def _own_layers(block: nn.Module) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for child in block.children():
         if not isinstance(child, FusedBlock):
-            layers += child if isinstance(child, nn.Sequential) else [child]
+            # torch.compile before PyTorch 2.13 cannot extend a list by a Sequential.
+            layers += list(child) if isinstance(child, nn.Sequential) else [child]
     return layers
 
 

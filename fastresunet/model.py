@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from fastresunet.blocks import ASPP, DecoderBlock, FusedBlock, ResidualBlock, StemBlock
 from fastresunet.feature_map import FeatureMap
 from fastresunet.ops import Backend, Source, check_backend, conv
+from fastresunet.ops.autocast import autocast_dtype
 from fastresunet.reference import ResUNetPP
 from fastresunet.running_statistics import updated_together
 
@@ -89,7 +90,7 @@ class FastResUNetPP(ResUNetPP):
 
     def _features(self, x: Tensor) -> FeatureMap:
         # Two convolutions read the image: convert it once.
-        dtype = torch.get_autocast_dtype(x.device.type) if _autocast_enabled(x.device.type) else x.dtype
+        dtype = autocast_dtype(x.device.type) or x.dtype
         c1 = self.c1(FeatureMap(x.to(dtype=dtype, memory_format=torch.channels_last)))
         c2 = self.c2(c1)
         c3 = self.c3(c2)
@@ -114,9 +115,5 @@ class FastResUNetPP(ResUNetPP):
             raise ValueError(
                 f"the image is on {x.device}, the model on {weight.device}: move one of them with .to(device)"
             )
-        if x.dtype != weight.dtype and not _autocast_enabled(x.device.type):
+        if x.dtype != weight.dtype and autocast_dtype(x.device.type) is None:
             raise TypeError(f"the image is {x.dtype}, the model {weight.dtype}: convert one of them with .to(dtype)")
-
-
-def _autocast_enabled(device_type: str) -> bool:
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)

@@ -16,7 +16,7 @@ and by none where that is not in 0 .. TAPS - 1.
 import triton
 import triton.language as tl
 
-from .operand import at_sample, load_input, load_read_affine, load_statistics, load_weight
+from .operand import load_input, load_read_affine, load_statistics, load_weight, sample_start
 from .window import first_input_pixel
 
 
@@ -117,7 +117,13 @@ def accumulate(
     """
     TRANSPOSED: tl.constexpr = RAW and (MODE == "forward" or MODE == "nearest")
     DTYPE: tl.constexpr = data_ptr.dtype.element_ty
-    data_ptr, added_ptr, winner_ptr = at_sample(data_ptr, added_ptr, winner_ptr, sample, height, width, channels)
+    # None cannot be returned in a tuple before Triton 3.8.
+    start = sample_start(sample, height, width, channels, winner_ptr is not None)
+    data_ptr += start
+    if added_ptr is not None:
+        added_ptr += start
+    if winner_ptr is not None:
+        winner_ptr += start
     for first_channel in tl.range(0, channels, BLOCK_IN, num_stages=STAGES):
         channel = first_channel + tl.arange(0, BLOCK_IN)
         # Offsets of input (0, 0); those of the others are a constant away.

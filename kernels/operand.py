@@ -237,15 +237,12 @@ def load_unpooled(
 
 
 @triton.jit
-def at_sample(data_ptr, added_ptr, winner_ptr, sample, height, width, channels):
-    """Return the pointers moved to a sample; with winners, data and they are of the pooled size."""
-    size = sample.to(tl.int64) * height * width * channels
-    if winner_ptr is not None:
-        size = sample.to(tl.int64) * (height // 2) * (width // 2) * channels
-        winner_ptr += size
-    if added_ptr is not None:
-        added_ptr += size
-    return data_ptr + size, added_ptr, winner_ptr
+def sample_start(sample, height, width, channels, POOLED: tl.constexpr):
+    """Return the first element of a sample; pooled images are of the pooled size."""
+    start = sample.to(tl.int64) * height * width * channels
+    if POOLED:
+        start = sample.to(tl.int64) * (height // 2) * (width // 2) * channels
+    return start
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .operand import at_sample, load_input, load_statistics, operand
+from .operand import load_input, load_statistics, operand, sample_start
 from .tile import load_block
 
 
@@ -27,7 +27,13 @@ def load_gradient(
     WIDEN: tl.constexpr,
 ):
     """Load pixels (BLOCK_PIXELS, BLOCK_OUT) of the output's gradient, put together."""
-    grad_ptr, output_ptr, winner_ptr = at_sample(grad_ptr, output_ptr, winner_ptr, sample, height, width, channels)
+    # None cannot be returned in a tuple before Triton 3.8.
+    start = sample_start(sample, height, width, channels, winner_ptr is not None)
+    grad_ptr += start
+    if output_ptr is not None:
+        output_ptr += start
+    if winner_ptr is not None:
+        winner_ptr += start
     if output_ptr is None and winner_ptr is None:
         inside = wanted & (row < height) & (column < width)
         offset = (row * width + column)[:, None] * channels + channel[None, :]

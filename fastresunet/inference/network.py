@@ -20,6 +20,7 @@ from fastresunet.inference.steps import (
     UpsampledConvolution,
 )
 from fastresunet.ops import Backend
+from fastresunet.ops.autocast import autocast_dtype
 from fastresunet.ops.backend import takes_kernels
 
 SIZE_MULTIPLE = 8  # three halvings
@@ -204,8 +205,9 @@ class FoldedResUNetPP(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """Return logits for images whose sides are multiples of 8; nothing is checked."""
         if not torch.compiler.is_exporting() and takes_kernels(self.backend, x.device):
-            if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-                x = x.to(torch.get_autocast_dtype(x.device.type))
+            dtype = autocast_dtype(x.device.type)
+            if dtype is not None and x.dtype != torch.float64:
+                x = x.to(dtype)
             return fused_logits(self, x, self._packed_weights(x.dtype), "triton")
         c1 = self.stem(Features(x))
         c2 = self.encoder[0](c1)
@@ -251,5 +253,5 @@ class FoldedResUNetPP(nn.Module):
             raise ValueError(
                 f"the image is on {x.device}, the model on {weight.device}: move one of them with .to(device)"
             )
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype != weight.dtype and autocast_dtype(x.device.type) is None:
             raise TypeError(f"the image is {x.dtype}, the model {weight.dtype}: convert one of them with .to(dtype)")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_fake
 
+from fastresunet.ops.autocast import autocast_dtype
 from fastresunet.ops.layout import channels_last
 
 LIBRARY = Library("fastresunet", "DEF")
@@ -47,9 +48,9 @@ def operand_dtype(data: Tensor, weight: Tensor) -> torch.dtype:
     Raises:
         TypeError: without autocast, the operands have different dtypes.
     """
-    device = data.device.type
-    if weight.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
+    dtype = autocast_dtype(data.device.type)
+    if weight.dtype != torch.float64 and dtype is not None:
+        return dtype
     if data.dtype != weight.dtype:
         raise TypeError(f"data and weight must have one dtype without autocast, got {data.dtype} and {weight.dtype}")
     return weight.dtype
