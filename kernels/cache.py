@@ -21,9 +21,9 @@ _FORMAT = 1
 _BACKENDS = ("torch", "triton")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tuned:
-    """Content of a file.
+    """Content of a file; equal to itself alone.
 
     Attributes:
         configs: the fastest configuration, by ``layer_key``.

@@ -33,7 +33,7 @@ def choose(layer: Layer, device: torch.device) -> Config:
         config = override(layer)
         if config is not None:
             return config
-    configs = _tuned(device).configs
+    configs = tuned(device).configs
     return (configs.get(layer_key(layer)) if configs else None) or _default(layer)
 
 
@@ -45,7 +45,7 @@ def choose_backend(name: str, operands: Sequence[Any], device: torch.device) -> 
         operands: its arguments without the backend.
         device: where it is computed.
     """
-    backends = _tuned(device).backends
+    backends = tuned(device).backends
     return backends.get(operation_key(name, operands), "triton") if backends else "triton"
 
 
@@ -76,7 +76,13 @@ def _overriding(override: Callable[[Layer], Config | None]) -> Iterator[None]:
 _NOTHING = Tuned()
 
 
-def _tuned(device: torch.device) -> Tuned:
+def is_overridden() -> bool:
+    """Return whether configurations are forced or recorded."""
+    return bool(_overrides)
+
+
+def tuned(device: torch.device) -> Tuned:
+    """Return the tunings in force: nothing unless they are enabled as for ``choose``; one object while they stay."""
     if os.environ.get("FASTRESUNET_AUTOTUNE") != "1" or torch.are_deterministic_algorithms_enabled():
         return _NOTHING
     return read(cache_file(device))

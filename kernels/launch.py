@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,18 @@ class Launch:
 
 
 Observer = Callable[[Launch], bool]
+# Told what Triton compiled for a launch; ``None`` from its interpreter.
+Listener = Callable[[Any, Launch], None]
 _observers: list[Observer] = []
+
+
+class _Listening(threading.local):
+    """Who listens to the launches of this thread."""
+
+    listener: Listener | None = None
+
+
+_listening = _Listening()
 
 
 @contextmanager
@@ -44,6 +56,21 @@ def observed(observer: Observer) -> Iterator[None]:
         _observers.remove(observer)
 
 
+def is_watched() -> bool:
+    """Return whether there is an observer."""
+    return bool(_observers)
+
+
+@contextmanager
+def listened_to(listener: Listener) -> Iterator[None]:
+    """Tell ``listener`` of every launch of this thread that was made; it takes the place of an earlier one."""
+    before, _listening.listener = _listening.listener, listener
+    try:
+        yield
+    finally:
+        _listening.listener = before
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, multiply_adds: int = 0, **options: Any) -> None:
     """Run a kernel on the device of its first tensor.
 
@@ -54,14 +81,23 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, multiply_adds: i
         multiply_adds: see ``Launch``.
         options: compile-time constants, ``num_warps`` and ``num_stages``.
     """
+    launched = Launch(kernel, grid, arguments, options, multiply_adds)
     if _observers:
-        seen = Launch(kernel, grid, arguments, options, multiply_adds)
-        answers = [observer(seen) for observer in _observers]
+        answers = [observer(launched) for observer in _observers]
         if not all(answers):
             return
     first = next(argument for argument in arguments if isinstance(argument, Tensor))
-    if first.is_cuda:
-        with torch.cuda.device_of(first):
-            kernel[grid](*arguments, **options)
-    else:
-        kernel[grid](*arguments, **options)
+    with on_device_of(first):
+        compiled = kernel[grid](*arguments, **options)
+    if _listening.listener is not None:
+        _listening.listener(compiled, launched)
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Make the GPU of a tensor the current one; nothing to do elsewhere, or if it is."""
+    if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
+        return torch.cuda.device_of(tensor)
+    return _NOTHING_TO_DO
+
+
+_NOTHING_TO_DO = nullcontext()

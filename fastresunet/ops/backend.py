@@ -6,7 +6,7 @@ import functools
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -54,8 +54,7 @@ class Call:
     @property
     def device(self) -> torch.device:
         """Where the operands lie."""
-        first = next(operand for operand in self.operands if isinstance(operand, Tensor | list))
-        return (first if isinstance(first, Tensor) else first[0]).device
+        return _device_of(self.operands)
 
     def compute(self, backend: Backend) -> Any:
         """Return the results of the operation."""
@@ -72,6 +71,12 @@ class Call:
             return "torch"
         chosen: str = _kernels("choice").choose_backend(self.name, self.operands, device)
         return chosen
+
+
+def _device_of(operands: Sequence[Any]) -> torch.device:
+    first = next(operand for operand in operands if isinstance(operand, Tensor | list))
+    device: torch.device = (first if isinstance(first, Tensor) else first[0]).device
+    return device
 
 
 _observers: list[Callable[[Call], None]] = []
@@ -108,6 +113,26 @@ def dispatching(name: str) -> Callable[..., Any]:
         return compute(backend, name, *operands)
 
     return implementation
+
+
+def repeating(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an implementation that kernels compute from a recording of an earlier call, where that is possible.
+
+    Args:
+        implementation: takes the backend as its last argument, see ``fastresunet_kernels.prepared``.
+    """
+    prepared: Callable[..., Any] | None = None
+
+    @functools.wraps(implementation)
+    def computed(*arguments: Any) -> Any:
+        nonlocal prepared
+        if _observers or not takes_kernels(arguments[-1], _device_of(arguments)):
+            return implementation(*arguments)
+        if prepared is None:
+            prepared = _kernels("prepared").Prepared(implementation)
+        return prepared(*arguments)
+
+    return computed
 
 
 # Looked up once, and not where torch.compile would trace the search.

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.library import Library, register_fake
 
 from fastresunet.ops.autocast import autocast_dtype
+from fastresunet.ops.backend import repeating
 from fastresunet.ops.layout import channels_last
 
 LIBRARY = Library("fastresunet", "DEF")
@@ -31,10 +32,12 @@ def register(schema: str, implementation: Callable[..., Any], shapes: Callable[.
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
 
+    computed = repeating(implementation) if "str backend)" in schema else implementation
+
     @functools.wraps(implementation)
     def without_autocast(*args: Any) -> Any:
         with torch._C._DisableAutocast():
-            return implementation(*args)
+            return computed(*args)
 
     LIBRARY.impl(name, without_autocast, "CompositeExplicitAutograd")
     register_fake(f"fastresunet::{name}", shapes, lib=LIBRARY)

@@ -1,0 +1,221 @@
+"""What an operation does, recorded once as a plan: its allocations, its launches, and the small PyTorch calls between.
+
+A launch takes an address: that of the memory of an operand, of an allocation or of a call's result, the tensor's *root*,
+and a distance from there, so that views need not be made again. Allocations that only launches see become parts of one
+scratch memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .launch import Launch, listened_to
+from .replay import Allocation, Plan, PlannedCall, PlannedLaunch, Scratch, with_slots
+from .rounding import cdiv
+
+_aten = torch.ops.aten
+_ALLOCATIONS = frozenset(
+    {
+        _aten.empty.memory_format,
+        _aten.empty_like.default,
+        _aten.empty_strided.default,
+        _aten.new_empty.default,
+        _aten.new_empty_strided.default,
+    }
+)
+# Calls on vectors and weights whose results depend on their arguments alone.
+_REPEATABLE = frozenset(
+    {
+        _aten._to_copy.default,
+        _aten.add.Tensor,
+        _aten.cat.default,
+        _aten.clone.default,
+        _aten.mul.Tensor,
+        _aten.stack.default,
+        _aten.sum.dim_IntList,
+        _aten.zeros_like.default,
+    }
+)
+_SCRATCH_ALIGNMENT = 256
+
+
+class _Place(NamedTuple):
+    """A tensor's slot, that of its root, and the bytes from the start of the root's data to its own."""
+
+    slot: int
+    root: int
+    distance: int
+
+
+class _Called(NamedTuple):
+    """A call of PyTorch, and the slots of the tensors it took and returned."""
+
+    function: Any
+    arguments: tuple[Any, ...]
+    named: dict[str, Any]
+    taken: list[int]
+    returned: list[int]
+    returns_many: bool
+
+
+class _Launched(NamedTuple):
+    """A launch, and what Triton compiled for it."""
+
+    compiled: Any
+    launch: Launch
+
+
+class Recording(TorchDispatchMode):
+    """Records what is allocated, called and launched while it is active.
+
+    Args:
+        operands: tensors that the operation is given.
+    """
+
+    def __init__(self, operands: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._operands = len(operands)
+        self._tensors: list[Tensor] = []  # by slot; kept, so that no later tensor has the id of one
+        self._same: list[Tensor] = []  # others that stand for those; kept likewise
+        self._places: dict[int, _Place] = {}
+        self._steps: list[_Called | _Launched] = []
+        self._is_repeatable = True
+        for operand in operands:
+            self._add(operand, [])
+
+    def __enter__(self) -> Recording:
+        """Begin."""
+        self._listening = listened_to(self._see_launch)
+        self._listening.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """End."""
+        super().__exit__(*error)
+        self._listening.__exit__(*error)
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None
+    ) -> Any:
+        """Make a call and record it."""
+        named = named or {}
+        result = function(*arguments, **named)
+        if isinstance(result, Tensor) and id(result) in self._places and not function._schema.is_mutable:
+            return result  # itself, as of a conversion to the dtype it has
+        if function is _aten.detach.default and id(arguments[0]) in self._places:
+            # The same to everybody here, below autograd; PyTorch detaches what its factories return.
+            self._same.append(result)
+            self._places[id(result)] = self._places[id(arguments[0])]
+            return result
+        taken = [self._places.get(id(x)) for x in _tensors_in((arguments, list(named.values())))]
+        sources = [place for place in taken if place is not None]
+        returned = list(_tensors_in(result))
+        is_view = not function._schema.is_mutable and all(self._holds(x, sources) for x in returned)
+        if None in taken or not (is_view or function in _ALLOCATIONS or function in _REPEATABLE):
+            self._is_repeatable = False
+            return result
+        slots = [self._add(x, sources if is_view else []) for x in returned]
+        inputs = [place.slot for place in sources]
+        self._steps.append(_Called(function, arguments, named, inputs, slots, isinstance(result, list | tuple)))
+        return result
+
+    def plan(self, results: Any) -> Plan | None:
+        """Return what gives such results again, ``None`` if something cannot be repeated.
+
+        Args:
+            results: of the operation: tensors, in lists or tuples.
+        """
+        if not self._is_repeatable or any(id(x) not in self._places for x in _tensors_in(results)):
+            return None
+        needed = {self._places[id(x)].slot for x in _tensors_in(results)}
+        addressed: set[int] = set()
+        kept: list[_Called | _Launched] = []
+        for step in reversed(self._steps):
+            if isinstance(step, _Launched):
+                addressed |= {self._places[id(x)].root for x in step.launch.arguments if isinstance(x, Tensor)}
+                kept.append(step)
+            elif self._is_needed(step, needed, addressed):
+                needed |= set(step.taken)
+                kept.append(step)
+        kept.reverse()
+        allocated = [s.returned[0] for s in kept if isinstance(s, _Called) and s.function in _ALLOCATIONS]
+        steps = [self._planned(s) for s in kept if isinstance(s, _Launched) or s.function not in _ALLOCATIONS]
+        made = {slot for s in kept if isinstance(s, _Called) for slot in s.returned}
+        return Plan(
+            len(self._tensors),
+            [Allocation(k, tuple(x.size()), x.stride(), x.dtype) for k in allocated for x in [self._tensors[k]]],
+            self._scratch(sorted(slot for slot in addressed - made if slot >= self._operands)),
+            steps,
+            with_slots(results, self._slot),
+        )
+
+    def _is_needed(self, call: _Called, needed: set[int], addressed: set[int]) -> bool:
+        # An allocation that only launches see is scratch memory; a view that only they see is a distance.
+        sees = needed | addressed if call.function in _REPEATABLE else needed
+        return not sees.isdisjoint(call.returned)
+
+    def _scratch(self, slots: Sequence[int]) -> Scratch:
+        parts, size = [], 0
+        for slot in slots:
+            length = self._tensors[slot].untyped_storage().nbytes()
+            parts.append((slot, size, length))
+            size += cdiv(length, _SCRATCH_ALIGNMENT) * _SCRATCH_ALIGNMENT
+        return Scratch(parts, size)
+
+    def _planned(self, step: _Called | _Launched) -> PlannedCall | PlannedLaunch:
+        if isinstance(step, _Called):
+            arguments, named = with_slots((step.arguments, step.named), self._slot)
+            return PlannedCall(step.function, arguments, named, step.returned, step.returns_many)
+        compiled, launched = step
+        parameters = launched.kernel.params[len(launched.arguments) :]
+        values = [*launched.arguments, *(launched.options.get(p.name, p.default) for p in parameters)]
+        addresses, dtypes = [], []
+        for place, value in enumerate(values):
+            if isinstance(value, Tensor):
+                _, root, distance = self._places[id(value)]
+                addresses.append((place, root, distance))
+                dtypes.append(value.dtype)
+                values[place] = None
+        loaded = (compiled.run, (*launched.grid, 1, 1)[:3], compiled.function, compiled.packed_metadata)
+        return PlannedLaunch(*loaded, values, addresses, dtypes)
+
+    def _see_launch(self, compiled: Any, launched: Launch) -> None:
+        known = all(id(x) in self._places for x in launched.arguments if isinstance(x, Tensor))
+        if compiled is None or not known or launched.kernel.pre_run_hooks:
+            self._is_repeatable = False
+        else:
+            self._steps.append(_Launched(compiled, launched))
+
+    def _slot(self, tensor: Tensor) -> int:
+        return self._places[id(tensor)].slot
+
+    def _add(self, tensor: Tensor, sources: Sequence[_Place]) -> int:
+        """Give a tensor a slot; it lies in the memory of the source that it shares it with, otherwise in its own."""
+        slot = root = len(self._tensors)
+        distance = 0
+        for source in sources:
+            if self._holds(tensor, [source]):
+                root = source.root
+                distance = tensor.data_ptr() - self._tensors[root].data_ptr()
+        self._tensors.append(tensor)
+        self._places[id(tensor)] = _Place(slot, root, distance)
+        return slot
+
+    def _holds(self, tensor: Tensor, places: Sequence[_Place]) -> bool:
+        """Return whether a tensor lies in the memory of one of ``places``."""
+        own = tensor.untyped_storage()._cdata
+        return any(self._tensors[place.slot].untyped_storage()._cdata == own for place in places)
+
+
+def _tensors_in(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors_in(value)
