@@ -61,6 +61,11 @@ def is_watched() -> bool:
     return bool(_observers)
 
 
+def is_listened_to() -> bool:
+    """Return whether somebody listens to the launches of this thread."""
+    return _listening.listener is not None
+
+
 @contextmanager
 def listened_to(listener: Listener) -> Iterator[None]:
     """Tell ``listener`` of every launch of this thread that was made; it takes the place of an earlier one."""

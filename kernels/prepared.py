@@ -19,8 +19,9 @@ from triton import knobs
 from triton.runtime import driver
 
 from . import choice, launch
-from .interpreter import INTERPRETED
-from .recording import Plan, Recording
+from .interpreter import INTERPRETED, runs_on_the_cpu
+from .recording import Recording
+from .replay import Plan
 
 # Plans of one operation, some for each size of the image; beyond, all are made anew.
 _MOST_PLANS = 1024
@@ -48,6 +49,8 @@ class Prepared:
         tensors: list[Tensor] = []
         key: list[Any] = []
         _describe(arguments, key, tensors)
+        if tensors[0].is_cpu and not runs_on_the_cpu():
+            return self._implementation(*arguments)  # which says so
         addresses, either = [x.data_ptr() for x in tensors], 0
         for address in addresses:
             either |= address
@@ -75,17 +78,20 @@ class Prepared:
 _UNKNOWN: Any = object()
 
 
-def _describe(values: Sequence[Any], key: list[Any], tensors: list[Tensor]) -> None:
-    """Add to ``key`` all of ``values`` that a plan depends on, and to ``tensors`` those among them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            tensors.append(value)
-            key += (value.dtype, value.shape, value.stride())
-        elif isinstance(value, list):
-            key.append(len(value))
-            _describe(value, key, tensors)
+def _describe(arguments: Sequence[Any], key: list[Any], tensors: list[Tensor]) -> None:
+    """Add to ``key`` all of the arguments that a plan depends on, and to ``tensors`` those among them."""
+    for argument in arguments:
+        if type(argument) is list:
+            key.append(len(argument))
+            values = argument
         else:
-            key.append(value)
+            values = (argument,)
+        for value in values:
+            if isinstance(value, Tensor):
+                tensors.append(value)
+                key += (value.dtype, value.shape, value.stride())
+            else:
+                key.append(value)
 
 
 def _surroundings(device: torch.device) -> tuple[Any, ...]:
@@ -108,6 +114,7 @@ def _may_be_repeated() -> bool:
     return not (
         INTERPRETED
         or launch.is_watched()
+        or launch.is_listened_to()  # another operation that calls this one is being recorded
         or choice.is_overridden()
         or torch.version.hip is not None
         or _has_calls(knobs.runtime.launch_enter_hook)

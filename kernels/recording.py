@@ -1,6 +1,6 @@
 """What an operation does, recorded once as a plan: its allocations, its launches, and the small PyTorch calls between.
 
-A launch takes an address: that of the memory of an operand, of an allocation or of a call's result, the tensor's *root*,
+A launch takes an address: that of an operand, of an allocation or of what a call returned, the *root* of its tensor,
 and a distance from there, so that views need not be made again. Allocations that only launches see become parts of one
 scratch memory.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .launch import Launch, listened_to
-from .replay import Allocation, Plan, PlannedCall, PlannedLaunch, Scratch, with_slots
+from .replay import Allocation, Plan, PlannedCall, PlannedLaunch, PlannedView, Scratch, with_slots
 from .rounding import cdiv
 
 _aten = torch.ops.aten
@@ -53,14 +53,20 @@ class _Place(NamedTuple):
 
 
 class _Called(NamedTuple):
-    """A call of PyTorch, and the slots of the tensors it took and returned."""
+    """A call of PyTorch with the slots of the tensors it took, and of the one it returned."""
 
     function: Any
     arguments: tuple[Any, ...]
     named: dict[str, Any]
     taken: list[int]
-    returned: list[int]
-    returns_many: bool
+    slot: int
+
+
+class _Viewed(NamedTuple):
+    """The slots of a view and of its root."""
+
+    slot: int
+    root: int
 
 
 class _Launched(NamedTuple):
@@ -77,13 +83,16 @@ class Recording(TorchDispatchMode):
         operands: tensors that the operation is given.
     """
 
+    # Of an operation called by another one it records the parts.
+    sees_inside_operations = True
+
     def __init__(self, operands: Sequence[Tensor]) -> None:
         super().__init__()
         self._operands = len(operands)
         self._tensors: list[Tensor] = []  # by slot; kept, so that no later tensor has the id of one
         self._same: list[Tensor] = []  # others that stand for those; kept likewise
         self._places: dict[int, _Place] = {}
-        self._steps: list[_Called | _Launched] = []
+        self._steps: list[_Called | _Viewed | _Launched] = []
         self._is_repeatable = True
         for operand in operands:
             self._add(operand, [])
@@ -116,13 +125,17 @@ class Recording(TorchDispatchMode):
         taken = [self._places.get(id(x)) for x in _tensors_in((arguments, list(named.values())))]
         sources = [place for place in taken if place is not None]
         returned = list(_tensors_in(result))
-        is_view = not function._schema.is_mutable and all(self._holds(x, sources) for x in returned)
-        if None in taken or not (is_view or function in _ALLOCATIONS or function in _REPEATABLE):
+        if None in taken or function._schema.is_mutable:
             self._is_repeatable = False
-            return result
-        slots = [self._add(x, sources if is_view else []) for x in returned]
-        inputs = [place.slot for place in sources]
-        self._steps.append(_Called(function, arguments, named, inputs, slots, isinstance(result, list | tuple)))
+        elif all(self._is_view(x, sources) for x in returned):
+            for view in returned:
+                slot = self._add(view, sources)
+                self._steps.append(_Viewed(slot, self._places[id(view)].root))
+        elif function in _ALLOCATIONS or function in _REPEATABLE:
+            slot = self._add(result, [])
+            self._steps.append(_Called(function, arguments, named, [place.slot for place in sources], slot))
+        else:
+            self._is_repeatable = False
         return result
 
     def plan(self, results: Any) -> Plan | None:
@@ -133,45 +146,58 @@ class Recording(TorchDispatchMode):
         """
         if not self._is_repeatable or any(id(x) not in self._places for x in _tensors_in(results)):
             return None
-        needed = {self._places[id(x)].slot for x in _tensors_in(results)}
+        kept, allocated, scratch = self._needed({self._slot(x) for x in _tensors_in(results)})
+        return Plan(
+            len(self._tensors),
+            [Allocation(k, tuple(x.size()), x.stride(), x.dtype) for k in allocated for x in [self._tensors[k]]],
+            self._scratch(scratch),
+            [self._planned(step) for step in kept],
+            with_slots(results, self._slot),
+        )
+
+    def _needed(self, seen: set[int]) -> tuple[list[_Called | _Viewed | _Launched], list[int], list[int]]:
+        """Return the steps that are needed, the allocations among them apart, and those that only launches see.
+
+        Args:
+            seen: slots of the results; added to.
+        """
+        kept: list[_Called | _Viewed | _Launched] = []
+        allocated, scratch = [], []
         addressed: set[int] = set()
-        kept: list[_Called | _Launched] = []
         for step in reversed(self._steps):
             if isinstance(step, _Launched):
                 addressed |= {self._places[id(x)].root for x in step.launch.arguments if isinstance(x, Tensor)}
                 kept.append(step)
-            elif self._is_needed(step, needed, addressed):
-                needed |= set(step.taken)
+            elif isinstance(step, _Viewed):
+                if step.slot in seen:
+                    seen.add(step.root)
+                    kept.append(step)
+            elif step.function in _ALLOCATIONS:
+                if step.slot in seen:
+                    allocated.append(step.slot)
+                elif step.slot in addressed:
+                    scratch.append(step.slot)
+            elif step.slot in seen or step.slot in addressed:
+                seen |= set(step.taken)
                 kept.append(step)
-        kept.reverse()
-        allocated = [s.returned[0] for s in kept if isinstance(s, _Called) and s.function in _ALLOCATIONS]
-        steps = [self._planned(s) for s in kept if isinstance(s, _Launched) or s.function not in _ALLOCATIONS]
-        made = {slot for s in kept if isinstance(s, _Called) for slot in s.returned}
-        return Plan(
-            len(self._tensors),
-            [Allocation(k, tuple(x.size()), x.stride(), x.dtype) for k in allocated for x in [self._tensors[k]]],
-            self._scratch(sorted(slot for slot in addressed - made if slot >= self._operands)),
-            steps,
-            with_slots(results, self._slot),
-        )
-
-    def _is_needed(self, call: _Called, needed: set[int], addressed: set[int]) -> bool:
-        # An allocation that only launches see is scratch memory; a view that only they see is a distance.
-        sees = needed | addressed if call.function in _REPEATABLE else needed
-        return not sees.isdisjoint(call.returned)
+        return kept[::-1], allocated[::-1], scratch[::-1]
 
     def _scratch(self, slots: Sequence[int]) -> Scratch:
-        parts, size = [], 0
+        parts, end = [], 0
         for slot in slots:
             length = self._tensors[slot].untyped_storage().nbytes()
-            parts.append((slot, size, length))
-            size += cdiv(length, _SCRATCH_ALIGNMENT) * _SCRATCH_ALIGNMENT
-        return Scratch(parts, size)
+            parts.append((slot, end, length))
+            end += cdiv(length, _SCRATCH_ALIGNMENT) * _SCRATCH_ALIGNMENT
+        return Scratch(parts, end)
 
-    def _planned(self, step: _Called | _Launched) -> PlannedCall | PlannedLaunch:
+    def _planned(self, step: _Called | _Viewed | _Launched) -> PlannedCall | PlannedView | PlannedLaunch:
+        if isinstance(step, _Viewed):
+            view = self._tensors[step.slot]
+            start = self._places[id(view)].distance // view.element_size()
+            return PlannedView(*step, tuple(view.size()), view.stride(), start)
         if isinstance(step, _Called):
             arguments, named = with_slots((step.arguments, step.named), self._slot)
-            return PlannedCall(step.function, arguments, named, step.returned, step.returns_many)
+            return PlannedCall(step.function, arguments, named, step.slot)
         compiled, launched = step
         parameters = launched.kernel.params[len(launched.arguments) :]
         values = [*launched.arguments, *(launched.options.get(p.name, p.default) for p in parameters)]
@@ -182,7 +208,8 @@ class Recording(TorchDispatchMode):
                 addresses.append((place, root, distance))
                 dtypes.append(value.dtype)
                 values[place] = None
-        loaded = (compiled.run, (*launched.grid, 1, 1)[:3], compiled.function, compiled.packed_metadata)
+        columns, rows, layers = (*launched.grid, 1, 1)[:3]
+        loaded = (compiled.run, (columns, rows, layers), compiled.function, compiled.packed_metadata)
         return PlannedLaunch(*loaded, values, addresses, dtypes)
 
     def _see_launch(self, compiled: Any, launched: Launch) -> None:
@@ -196,21 +223,22 @@ class Recording(TorchDispatchMode):
         return self._places[id(tensor)].slot
 
     def _add(self, tensor: Tensor, sources: Sequence[_Place]) -> int:
-        """Give a tensor a slot; it lies in the memory of the source that it shares it with, otherwise in its own."""
+        """Give a tensor a slot; a view of a source lies in the memory of that one's root, others in their own."""
         slot = root = len(self._tensors)
         distance = 0
         for source in sources:
-            if self._holds(tensor, [source]):
+            if self._is_view(tensor, [source]):
                 root = source.root
                 distance = tensor.data_ptr() - self._tensors[root].data_ptr()
         self._tensors.append(tensor)
         self._places[id(tensor)] = _Place(slot, root, distance)
         return slot
 
-    def _holds(self, tensor: Tensor, places: Sequence[_Place]) -> bool:
-        """Return whether a tensor lies in the memory of one of ``places``."""
+    def _is_view(self, tensor: Tensor, places: Sequence[_Place]) -> bool:
+        """Return whether a tensor lies in the memory of one of ``places``, seen as the same dtype."""
         own = tensor.untyped_storage()._cdata
-        return any(self._tensors[place.slot].untyped_storage()._cdata == own for place in places)
+        sources = [self._tensors[place.root] for place in places]
+        return any(x.untyped_storage()._cdata == own and x.dtype == tensor.dtype for x in sources)
 
 
 def _tensors_in(values: Any) -> Iterator[Tensor]:

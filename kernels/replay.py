@@ -40,13 +40,25 @@ class Scratch(NamedTuple):
 
 
 class PlannedCall(NamedTuple):
-    """A call of PyTorch: slots stand for tensors in the arguments, and say where the returned ones go."""
+    """A call of PyTorch that returns a tensor: slots stand for tensors in the arguments, and for that one."""
 
     function: Any
     arguments: tuple[Any, ...]
     named: dict[str, Any]
-    returned: list[int]
-    returns_many: bool
+    returned: int
+
+
+class PlannedView(NamedTuple):
+    """A view that others than launches see: its slot, that of the memory, and how it lies there.
+
+    ``start`` counts the elements from the start of the memory.
+    """
+
+    slot: int
+    memory: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    start: int
 
 
 class PlannedLaunch(NamedTuple):
@@ -85,7 +97,7 @@ class Plan(NamedTuple):
     slots: int
     allocations: list[Allocation]
     scratch: Scratch
-    steps: list[PlannedCall | PlannedLaunch]
+    steps: list[PlannedCall | PlannedView | PlannedLaunch]
     results: Any
 
     def replay(self, operands: Sequence[Tensor], addresses: Sequence[int]) -> Any:
@@ -111,7 +123,10 @@ class Plan(NamedTuple):
         stream = device.get_current_stream(first.device.index)
         by_address = first.is_cuda or getattr(device, "takes_addresses", False)
         for step in self.steps:
-            if type(step) is PlannedCall:
+            if isinstance(step, PlannedView):
+                _view(step, tensors)
+                continue
+            if isinstance(step, PlannedCall):
                 _call(step, tensors, starts)
                 continue
             run, grid, function, metadata, values, filled_in, dtypes = step
@@ -126,11 +141,16 @@ class Plan(NamedTuple):
         return _with_tensors(self.results, tensors)
 
 
+def _view(view: PlannedView, tensors: list[Any]) -> None:
+    slot, memory, size, stride, start = view
+    whole = tensors[memory]
+    tensors[slot] = whole.as_strided(size, stride, whole.storage_offset() + start)
+
+
 def _call(call: PlannedCall, tensors: list[Any], starts: list[int]) -> None:
     arguments, named = _with_tensors((call.arguments, call.named), tensors)
     returned = call.function(*arguments, **named)
-    for slot, tensor in zip(call.returned, returned if call.returns_many else [returned], strict=True):
-        tensors[slot], starts[slot] = tensor, tensor.data_ptr()
+    tensors[call.returned], starts[call.returned] = returned, returned.data_ptr()
 
 
 def _with_tensors(values: Any, tensors: Sequence[Any]) -> Any:
@@ -174,4 +194,4 @@ def _part(memory: Tensor | tuple[Tensor, int, int], distance: int, dtype: torch.
     if not distance:
         return memory
     start = (memory.storage_offset() * memory.element_size() + distance) // dtype.itemsize
-    return torch.empty(0, dtype=dtype, device=memory.device).set_(memory.untyped_storage(), start, (1,))
+    return torch.empty(0, dtype=dtype, device=memory.device).set_(memory.untyped_storage(), start, (1,), (1,))

@@ -1,7 +1,7 @@
 """Triton's own NVIDIA driver and launchers over a CUDA library that does nothing, on a machine without a GPU.
 
-All that the host does for a launch happens, on tensors in the machine's memory; nothing is computed. Kernels are compiled
-for an H100.
+All that the host does for a launch happens, on tensors in the machine's memory; nothing is computed. Kernels are
+compiled for an H100.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ def launches() -> int:
 @cache
 def _driver() -> Any:
     if torch.cuda.is_available():
-        raise StubUnavailableError(
-            "this machine has a GPU: hide it with CUDA_VISIBLE_DEVICES='' to time the host alone"
-        )
+        raise StubUnavailableError("there is a GPU: hide it with CUDA_VISIBLE_DEVICES='' to time the host alone")
     _library()
     from triton.backends.nvidia.driver import CudaDriver  # noqa: PLC0415
 

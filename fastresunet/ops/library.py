@@ -1,25 +1,93 @@
-"""Registration of the fused operations with PyTorch: schema, implementation and shapes; gradient; autocast."""
+"""Registration of the fused operations with PyTorch: schema, implementation and shapes; gradient; autocast.
+
+An operation is found under ``torch.ops.fastresunet``, where compilers, exporters and tracers see it. In plain eager
+mode it is called directly: PyTorch's dispatcher would turn its dozens of tensors into its own lists and back for
+autocast, for autograd and for the implementation.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.library import Library, register_fake
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from fastresunet.ops.autocast import autocast_dtype
 from fastresunet.ops.backend import repeating
 from fastresunet.ops.layout import channels_last
+from fastresunet.ops.tensors import TensorPlaces
 
 LIBRARY = Library("fastresunet", "DEF")
 
 
+@dataclass
+class _Operation:
+    """An operation.
+
+    Attributes:
+        registered: as PyTorch's dispatcher calls it.
+        implementation: computes the results, with autocast off.
+        images: which arguments autocast casts: images, or lists of them.
+        node: its class in autograd's graph.
+    """
+
+    registered: Callable[..., Any]
+    implementation: Callable[..., Any]
+    images: tuple[int, ...] = ()
+    node: Any = None
+
+    def call(self, arguments: Sequence[Any]) -> Any:
+        """Call it directly where only autocast and autograd have a say, otherwise through the dispatcher."""
+        places = TensorPlaces(arguments)
+        tensors = places.flattened(arguments)
+        if not _is_plain_eager(tensors):
+            return self.registered(*arguments)
+        dtype = autocast_dtype(tensors[0].device.type) if self.images else None
+        if dtype is not None:
+            arguments = self.cast(arguments, dtype)
+            tensors = places.flattened(arguments)
+        return self.with_gradient(arguments, places, tensors, self.implementation)
+
+    def call_below_autograd(self, *arguments: Any) -> Any:
+        """Let the dispatcher compute the results, autograd left out."""
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.registered(*arguments)
+
+    def cast(self, arguments: Sequence[Any], dtype: torch.dtype) -> list[Any]:
+        """Return the arguments with the images in another dtype."""
+        return [_cast(value, dtype) if place in self.images else value for place, value in enumerate(arguments)]
+
+    def with_gradient(
+        self,
+        arguments: Sequence[Any],
+        places: TensorPlaces,
+        tensors: Sequence[Tensor | None],
+        compute: Callable[..., Any],
+    ) -> Any:
+        """Return the results of ``compute``, with a node in autograd's graph where a gradient may be wanted.
+
+        Args:
+            arguments: of the operation.
+            places: of tensors in them.
+            tensors: in them.
+            compute: returns the results.
+        """
+        if not torch.is_grad_enabled() or not any(x is not None and x.requires_grad for x in tensors):
+            return compute(*arguments)
+        returned, *results = self.node.apply(arguments, places, compute, *tensors)
+        return results[0] if len(results) == 1 else tuple(returned.grouped(results))
+
+
+_operations: dict[str, _Operation] = {}
+
+
 def register(schema: str, implementation: Callable[..., Any], shapes: Callable[..., Any]) -> Callable[..., Any]:
-    """Register an operation for every device and return it.
+    """Register an operation for every device and return it; ``differentiable`` must follow.
 
     Args:
         schema: PyTorch operator schema, ``name(arguments) -> results``.
@@ -27,22 +95,43 @@ def register(schema: str, implementation: Callable[..., Any], shapes: Callable[.
         shapes: returns empty tensors of the results' shapes, dtypes and layouts (for ``torch.compile`` and export).
 
     Returns:
-        The operation, as found under ``torch.ops.fastresunet``.
+        The operation, to be called with all arguments by position.
     """
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-
+    # The backend is the last argument of those that may have kernels.
     computed = repeating(implementation) if "str backend)" in schema else implementation
 
     @functools.wraps(implementation)
-    def without_autocast(*args: Any) -> Any:
+    def without_autocast(*arguments: Any) -> Any:
         with torch._C._DisableAutocast():
-            return computed(*args)
+            return computed(*arguments)
 
     LIBRARY.impl(name, without_autocast, "CompositeExplicitAutograd")
     register_fake(f"fastresunet::{name}", shapes, lib=LIBRARY)
-    operation: Callable[..., Any] = getattr(torch.ops.fastresunet, name).default
-    return operation
+    registered: Callable[..., Any] = getattr(torch.ops.fastresunet, name).default
+    operation = _operations[name] = _Operation(registered, without_autocast)
+
+    def call(*arguments: Any) -> Any:
+        return registered(*arguments) if torch.compiler.is_compiling() else operation.call(arguments)
+
+    return call
+
+
+_PLAIN = (Tensor, torch.nn.Parameter, type(None))
+
+
+def _is_plain_eager(tensors: Sequence[Tensor | None]) -> bool:
+    """Return whether nobody but autocast and autograd has a say in the dispatch of an operation on ``tensors``."""
+    mode = _get_current_dispatch_mode()
+    if mode is not None and not getattr(mode, "sees_inside_operations", False):
+        return False
+    if torch._C._len_torch_function_stack() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    if torch._C._get_tracing_state() is not None or torch._C._autograd._profiler_enabled():
+        return False
+    # Not isinstance: a subclass has its own ways.
+    return all(type(x) in _PLAIN for x in tensors) and tensors[0] is not None and not tensors[0].is_meta
 
 
 def operand_dtype(data: Tensor, weight: Tensor) -> torch.dtype:
@@ -68,17 +157,17 @@ def autocasting(name: str, *images: int) -> None:
         name: of the operation.
         images: which arguments are images, or lists of them.
     """
-    operation: Callable[..., Any] = getattr(torch.ops.fastresunet, name).default
+    operation = _operations[name]
+    operation.images = images
 
     def register_for(device: str) -> None:
         key = f"Autocast{device.upper()}"
         without = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
         def with_autocast(*arguments: Any) -> Any:
-            dtype = torch.get_autocast_dtype(device)
-            cast = [_cast(value, dtype) if place in images else value for place, value in enumerate(arguments)]
+            cast = operation.cast(arguments, torch.get_autocast_dtype(device))
             with torch._C._ExcludeDispatchKeyGuard(without):
-                return operation(*cast)
+                return operation.registered(*cast)
 
         LIBRARY.impl(name, with_autocast, key)
 
@@ -90,39 +179,6 @@ def _cast(image: Any, dtype: torch.dtype) -> Any:
     if isinstance(image, list):
         return [_cast(one, dtype) for one in image]
     return image if image is None or image.dtype == torch.float64 else channels_last(image.to(dtype))
-
-
-class _Tensors:
-    """Where the tensors of a call stand in its arguments or results; the tensors themselves are not kept."""
-
-    # What an argument is that is no list of tensors: those have their length.
-    _TENSOR, _OTHER = -1, -2
-
-    def __init__(self, values: Sequence[Any]) -> None:
-        self._lengths = [self._length(value) for value in values]
-
-    def _length(self, value: Any) -> int:
-        if isinstance(value, Tensor) or value is None:
-            return self._TENSOR
-        return len(value) if isinstance(value, list) and value and isinstance(value[0], Tensor) else self._OTHER
-
-    def flattened(self, values: Sequence[Any]) -> list[Any]:
-        """Return what stands for tensors in ``values``; ``None`` for a list stands for each of its tensors."""
-        flat: list[Any] = []
-        for length, value in zip(self._lengths, values, strict=True):
-            if length == self._TENSOR:
-                flat.append(value)
-            elif length != self._OTHER:
-                flat += [None] * length if value is None else value
-        return flat
-
-    def grouped(self, flat: Iterable[Any]) -> list[Any]:
-        """Undo ``flattened``; ``None`` stands for what is no tensor."""
-        values = iter(flat)
-        return [
-            next(values) if length == self._TENSOR else None if length == self._OTHER else [*islice(values, length)]
-            for length in self._lengths
-        ]
 
 
 def differentiable(name: str, setup_context: Callable[..., None], backward: Callable[..., Any]) -> None:
@@ -138,36 +194,32 @@ def differentiable(name: str, setup_context: Callable[..., None], backward: Call
         backward: called with the context and a gradient for each tensor in the results; returns one for each argument,
             a list for a list of tensors, ``None`` for what is no tensor.
     """
-    operation: Callable[..., Any] = getattr(torch.ops.fastresunet, name).default
+    operation = _operations[name]
 
     class Gradient(torch.autograd.Function):
         """The operation's node in the graph."""
 
         @staticmethod
-        def forward(ctx: Any, arguments: tuple[Any, ...], given: _Tensors, *_: Tensor | None) -> tuple[Any, ...]:
-            with torch._C._AutoDispatchBelowAutograd():
-                results = operation(*arguments)
-            ctx.given, ctx.needed = given, given.grouped(ctx.needs_input_grad[2:])
+        def forward(
+            ctx: Any, arguments: Sequence[Any], given: TensorPlaces, compute: Callable[..., Any], *_: Tensor | None
+        ) -> tuple[Any, ...]:
+            results = compute(*arguments)
+            ctx.given, ctx.needed = given, given.grouped(ctx.needs_input_grad[3:])
             setup_context(ctx, arguments, results)
             results = (results,) if isinstance(results, Tensor) else results
-            returned = _Tensors(results)
+            returned = TensorPlaces(results)
             return returned, *returned.flattened(results)
 
         @staticmethod
         def backward(ctx: Any, _: None, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-            return None, None, *ctx.given.flattened(backward(ctx, *grads))
+            return None, None, None, *ctx.given.flattened(backward(ctx, *grads))
 
     # Under this name the operation stands in the graph.
-    node: Any = type(f"fastresunet_{name}", (Gradient,), {})
+    operation.node = type(f"fastresunet_{name}", (Gradient,), {})
 
     def with_gradient(*arguments: Any) -> Any:
-        given = _Tensors(arguments)
-        tensors = given.flattened(arguments)
-        if not torch.is_grad_enabled() or not any(x is not None and x.requires_grad for x in tensors):
-            with torch._C._AutoDispatchBelowAutograd():
-                return operation(*arguments)
-        returned, *results = node.apply(arguments, given, *tensors)
-        return results[0] if len(results) == 1 else tuple(returned.grouped(results))
+        places = TensorPlaces(arguments)
+        return operation.with_gradient(arguments, places, places.flattened(arguments), operation.call_below_autograd)
 
     LIBRARY.impl(name, with_gradient, "Autograd")
 
