@@ -32,8 +32,8 @@ class Launch:
 
 
 Observer = Callable[[Launch], bool]
-# Told what Triton compiled for a launch; ``None`` from its interpreter.
-Listener = Callable[[Any, Launch], None]
+# Makes the launch by calling the function it is given, which returns what Triton compiled; ``None`` if it interprets.
+Listener = Callable[[Callable[[], Any], Launch], None]
 _observers: list[Observer] = []
 
 
@@ -68,7 +68,7 @@ def is_listened_to() -> bool:
 
 @contextmanager
 def listened_to(listener: Listener) -> Iterator[None]:
-    """Tell ``listener`` of every launch of this thread that was made; it takes the place of an earlier one."""
+    """Let ``listener`` make every launch of this thread; it takes the place of an earlier one."""
     before, _listening.listener = _listening.listener, listener
     try:
         yield
@@ -93,9 +93,10 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, multiply_adds: i
             return
     first = next(argument for argument in arguments if isinstance(argument, Tensor))
     with on_device_of(first):
-        compiled = kernel[grid](*arguments, **options)
-    if _listening.listener is not None:
-        _listening.listener(compiled, launched)
+        if _listening.listener is None:
+            kernel[grid](*arguments, **options)
+        else:
+            _listening.listener(lambda: kernel[grid](*arguments, **options), launched)
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:

@@ -7,12 +7,12 @@ scratch memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .launch import Launch, listened_to
 from .replay import Allocation, Plan, PlannedCall, PlannedLaunch, PlannedView, Scratch, with_slots
@@ -199,8 +199,8 @@ class Recording(TorchDispatchMode):
             arguments, named = with_slots((step.arguments, step.named), self._slot)
             return PlannedCall(step.function, arguments, named, step.slot)
         compiled, launched = step
-        parameters = launched.kernel.params[len(launched.arguments) :]
-        values = [*launched.arguments, *(launched.options.get(p.name, p.default) for p in parameters)]
+        constants = launched.kernel.arg_names[len(launched.arguments) :]
+        values = [*launched.arguments, *(launched.options[name] for name in constants)]
         addresses, dtypes = [], []
         for place, value in enumerate(values):
             if isinstance(value, Tensor):
@@ -212,7 +212,9 @@ class Recording(TorchDispatchMode):
         loaded = (compiled.run, (columns, rows, layers), compiled.function, compiled.packed_metadata)
         return PlannedLaunch(*loaded, values, addresses, dtypes)
 
-    def _see_launch(self, compiled: Any, launched: Launch) -> None:
+    def _see_launch(self, run: Callable[[], Any], launched: Launch) -> None:
+        with _disable_current_modes():  # Triton's own calls of PyTorch are no part of the operation
+            compiled = run()
         known = all(id(x) in self._places for x in launched.arguments if isinstance(x, Tensor))
         if compiled is None or not known or launched.kernel.pre_run_hooks:
             self._is_repeatable = False
