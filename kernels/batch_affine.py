@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .config import accumulation
+from .kernel import kernel
 from .launch import launch
 from .rounding import cdiv
 
@@ -98,7 +99,7 @@ def write_affine(
         tl.store(affine_out + 2 * size + offset, shift, mask=mask)
 
 
-@triton.jit
+@kernel
 def batch_affine_kernel(
     gamma_ptr,
     beta_ptr,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .batch_affine import load_or
 from .config import accumulation
+from .kernel import kernel
 from .launch import launch
 from .rounding import cdiv
 
@@ -96,7 +97,7 @@ def write_gradient(
             tl.store(grad_gate_out + offset, grad_gate, mask=mask)
 
 
-@triton.jit
+@kernel
 def batch_affine_gradient_kernel(
     gamma_ptr,
     mu_ptr,

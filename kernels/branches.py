@@ -13,16 +13,16 @@ The outputs of branch k start at k out_channels in the weight. Windows are those
 ``window``; in the sum they have one row, since neighbours in a window lie a branch's dilation apart.
 """
 
-import triton
 import triton.language as tl
 
 from .implicit_gemm import accumulate_sources, zero_accumulators
+from .kernel import kernel
 from .statistics import store_statistics
 from .tile import load_block, load_vector, store_block
 from .window import select, window_start
 
 
-@triton.jit
+@kernel
 def branch_kernel(
     data_ptr,
     affine_ptr,

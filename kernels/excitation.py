@@ -15,6 +15,7 @@ from torch import Tensor
 from .batch_affine import load_or
 from .config import accumulation
 from .convolution import convolve
+from .kernel import kernel
 from .launch import launch
 from .rounding import cdiv, next_power_of_2
 from .statistics import merge_parts
@@ -25,7 +26,7 @@ _BLOCK_PRODUCTS = 8192
 _BLOCK_TILE_ELEMENTS = 4096
 
 
-@triton.jit
+@kernel
 def excitation_kernel(
     mean_ptr,
     count_ptr,
@@ -95,7 +96,7 @@ def excitation_kernel(
                 tl.store(target + 2 * size, shift.to(ACCUMULATE), mask=within)
 
 
-@triton.jit
+@kernel
 def excitation_gradient_kernel(
     grad_ptr,
     gate_ptr,

@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .config import accumulation
+from .kernel import kernel
 from .launch import launch
 from .rounding import cdiv, next_power_of_2
 from .source_part import SourcePart
@@ -199,7 +200,7 @@ def finish_source(
         )
 
 
-@triton.jit
+@kernel
 def finish_gradients_kernel(
     grad_weight_out,
     grad_side_weight_out,

@@ -4,17 +4,17 @@ A program computes BLOCK_PIXELS windows, see ``window``, of one sample by BLOCK_
 cover the output.
 """
 
-import triton
 import triton.language as tl
 
 from .implicit_gemm import accumulate_sources
+from .kernel import kernel
 from .side import accumulate_side
 from .statistics import store_statistics
 from .tile import load_block, load_vector, store_block
 from .window import window_start
 
 
-@triton.jit
+@kernel
 def forward_kernel(
     data_ptr,
     affine_ptr,

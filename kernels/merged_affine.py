@@ -7,13 +7,13 @@ too many for one program, merging them is a launch of its own, which has a progr
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from .batch_affine import batch_affine
 from .config import accumulation
 from .convolution import Tiles, conv, convolve
+from .kernel import kernel
 from .launch import launch
 from .rounding import cdiv, next_power_of_2
 from .statistics import merge_parts, merge_statistics
@@ -25,7 +25,7 @@ _MOST_TILES = 2048
 _MOST_SAMPLES = 16
 
 
-@triton.jit
+@kernel
 def merged_affine_kernel(
     count_ptr,
     tile_mean_ptr,

@@ -14,11 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from .config import accumulation
+from .kernel import kernel
 from .launch import launch
 from .operand import load_statistics
 from .rounding import cdiv, next_power_of_2
@@ -62,7 +62,7 @@ class OutputGradient:
         return self.size[0] * self.size[1]
 
 
-@triton.jit
+@kernel
 def output_gradient_kernel(
     grad_ptr,
     output_ptr,

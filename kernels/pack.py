@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .kernel import kernel
 from .launch import launch
 from .rounding import cdiv
 
@@ -67,7 +68,7 @@ def pack_slot(
     tl.store(target, value.to(dtype), mask=within)
 
 
-@triton.jit
+@kernel
 def pack_weights_kernel(
     weight_ptr,
     packed_out,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from .choice import choose
 from .config import Layer, arithmetic
 from .convolution import empty_image, is_exact, source_arguments
 from .implicit_gemm import accumulate, zero_accumulators
+from .kernel import kernel
 from .launch import launch
 from .rounding import cdiv
 from .supported import check_supported
@@ -19,7 +19,7 @@ from .tile import load_vector, store_block
 from .window import select
 
 
-@triton.jit
+@kernel
 def pyramid_kernel(
     data_ptr,
     affine_ptr,

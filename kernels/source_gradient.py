@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from .input_gradient import write_input_gradient
+from .kernel import kernel
 from .weight_gradient import write_weight_gradient
 
 
@@ -193,7 +194,7 @@ def write_source_gradients(
         )
 
 
-@triton.jit
+@kernel
 def source_gradients_kernel(
     grad_ptr,
     output_ptr,

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .config import accumulation
+from .kernel import kernel
 from .launch import launch
 from .rounding import cdiv
 
@@ -89,7 +90,7 @@ def merge_parts(
     return number, mean, tl.sum(squares, axis=1)
 
 
-@triton.jit
+@kernel
 def merge_statistics_kernel(
     count_ptr,
     tile_mean_ptr,

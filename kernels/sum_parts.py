@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .config import accumulation
+from .kernel import kernel
 from .launch import launch
 from .rounding import cdiv
 
@@ -26,7 +27,7 @@ def sum_parts_of(parts_ptr, parts, channel, channels, BLOCK_PARTS: tl.constexpr,
     return tl.sum(total, axis=0)
 
 
-@triton.jit
+@kernel
 def sum_parts_kernel(
     parts_ptr,
     total_out,
