@@ -1,11 +1,14 @@
-"""Time what the host does for an eager training step of FastResUNetPP with the Triton backend: Python and dispatcher.
+"""Time what the host does for a step of FastResUNetPP with the Triton backend, launches included, without a GPU.
 
-Triton launches are left out, and the image is so small that ordinary operations cost little more than their call. Times
-are this machine's; those of Triton's own launches and of a GPU's driver come on top.
+Triton's own driver and launchers run over a CUDA library that does nothing, see ``benchmarks.stub_driver``. The image is
+so small that PyTorch's own operations, which compute on the processor here, cost little more than their call; what the
+host does depends on neither the batch nor the image's size. Times are of this machine's processor, in one thread.
 
-* forward: a call of a function of ``fastresunet.ops``, argument checks included;
-* backward: its node in the autograd graph, from before to after;
-* the rest of the step: vectors of BatchNorm and squeeze-and-excitation, gradient sums, autograd between nodes.
+* launches: calls of Triton's launcher, for each kernel;
+* allocations and addresses: the rest of repeating operations from their recordings;
+* Python and dispatcher: everything else, autograd and PyTorch's own operations among it;
+* anew: the whole step if every launch is worked out anew, by the launchers and by Triton;
+* plain network: the same step of the plain network in PyTorch's eager mode, the computation of its tiny image included.
 
 Run: python -m benchmarks.host_time
 """
@@ -13,113 +16,188 @@ Run: python -m benchmarks.host_time
 from __future__ import annotations
 
 import argparse
-import functools
-import inspect
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from importlib import import_module
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 import torch
-from fastresunet_kernels import interpreter
-from fastresunet_kernels.launch import launch
-from torch import Tensor
-from torch.nn import functional as F
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, nn
 
-from fastresunet import ops
+from benchmarks import stub_driver
+from benchmarks.processor import processor
+from fastresunet.inference import fold
 from fastresunet.model import FastResUNetPP
+from fastresunet.reference import ResUNetPP
 
-# For one heavy operation, forward or backward; an operation that fuses several stands for as many as it launches.
-GOAL_MICROSECONDS = 80
-
+# Milliseconds of a whole step in bfloat16, and microseconds of a launch in it.
+GOALS = {"training": 10.0, "evaluation": 5.0, "folded": 1.5}
+LAUNCH_GOAL = 5.0
 _WARMUPS = 3
 
-# Function, pass, and Triton launches in it.
-Kind = tuple[str, str, int]
+
+@dataclass(frozen=True)
+class HostTimes:
+    """Medians over steps, in milliseconds of the processor.
+
+    Attributes:
+        step: a whole step.
+        launches: in it, calls of Triton's launcher.
+        replays: in it, repeating operations, launches included.
+        launched: kernels.
+        anew: a whole step without recordings.
+        plain: a step of the plain network.
+    """
+
+    step: float
+    launches: float
+    replays: float
+    launched: int
+    anew: float
+    plain: float
+
+    @property
+    def microseconds_a_launch(self) -> float:
+        """Of Triton's launcher."""
+        return 1e3 * self.launches / self.launched
 
 
-class OperationTimes:
-    """Microseconds of every fused operation by its kind, forward and backward, while ``timing`` is on."""
+class _Stopwatch:
+    """Adds up the time in functions that it wraps."""
 
     def __init__(self) -> None:
-        self.microseconds: dict[Kind, list[float]] = {}
-        self._launches = 0
+        self.seconds = 0.0
 
-    def skip_launch(self, *arguments: Any, **options: Any) -> None:
-        """Take a launch's place."""
-        self._launches += 1
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, timed."""
 
-    @contextmanager
-    def timing(self) -> Iterator[None]:
-        """Time the operations called inside."""
-        functions = [getattr(ops, name) for name in ops.__all__]
-        with ExitStack() as stack:
-            for function in filter(inspect.isfunction, functions):
-                replace_everywhere(stack, "fastresunet", function, self._timed(function))
-            replace_everywhere(stack, "fastresunet_kernels", launch, self.skip_launch)
-            yield
-
-    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def timed(*arguments: Any, **named: Any) -> Any:
-            launches, start = self._launches, time.perf_counter()
-            result = function(*arguments, **named)
-            elapsed = time.perf_counter() - start
-            node = _fused_node(result)
-            if node is not None:
-                self._add(function.__name__, "forward", launches, elapsed)
-                self._time_node(node, function.__name__)
+        def timed(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*arguments)
+            self.seconds += time.perf_counter() - start
             return result
 
         return timed
 
-    def _time_node(self, node: Any, name: str) -> None:
-        begun: list[tuple[int, float]] = []
 
-        def begin(gradients: Any) -> None:
-            begun.append((self._launches, time.perf_counter()))
+def steps(dtype: torch.dtype, size: int) -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
+    """Return what is timed, by name: a step of FastResUNetPP, and that of the plain network.
 
-        def end(inputs: Any, outputs: Any) -> None:
-            launches, start = begun.pop()
-            self._add(name, "backward", launches, time.perf_counter() - start)
+    Args:
+        dtype: bfloat16 by autocast, or float32.
+        size: image height and width in pixels.
+    """
+    image, direction = torch.rand(1, 3, size, size), torch.randn(1, 1, size, size)
 
-        node.register_prehook(begin)
-        node.register_hook(end)
+    def training(network: nn.Module) -> Callable[[], None]:
+        def step() -> None:
+            network.zero_grad()
+            logits = _logits(network, image, dtype)
+            logits.backward(direction.to(logits.dtype))
 
-    def _add(self, name: str, direction: str, launches: int, seconds: float) -> None:
-        kind = name, direction, self._launches - launches
-        self.microseconds.setdefault(kind, []).append(1e6 * seconds)
+        return step
+
+    def inference(network: nn.Module) -> Callable[[], None]:
+        network.eval()
+
+        @torch.no_grad()
+        def step() -> None:
+            _logits(network, image, dtype)
+
+        return step
+
+    plain = inference(ResUNetPP())
+    return {
+        "training": (training(FastResUNetPP(backend="triton")), training(ResUNetPP())),
+        "evaluation": (inference(FastResUNetPP(backend="triton")), plain),
+        "folded": (inference(fold(FastResUNetPP(), "triton")), plain),
+    }
 
 
-def replace_everywhere(stack: ExitStack, package: str, original: object, replacement: object) -> None:
-    """Replace a function in every loaded module of a package that has it under any name, until ``stack`` closes."""
-    for module_name, module in list(sys.modules.items()):
-        if module_name.partition(".")[0] == package:
-            for name in [name for name, value in vars(module).items() if value is original]:
-                stack.enter_context(mock.patch.object(module, name, replacement))
+def _logits(network: nn.Module, image: Tensor, dtype: torch.dtype) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        logits: Tensor = network(image)
+    return logits
 
 
-def _fused_node(result: Any) -> Any:
-    """Return the autograd node of the custom operation that computed ``result``, ``None`` without one."""
-    for tensor in tree_leaves(result):
-        if isinstance(tensor, Tensor) and tensor.grad_fn is not None and "fastresunet" in tensor.grad_fn.name():
-            return tensor.grad_fn
-    return None
+def measure(fast: Callable[[], None], plain: Callable[[], None], count: int) -> HostTimes:
+    """Time a step in all ways, one after the other in each round; the stub driver must be active.
+
+    Args:
+        fast: step of FastResUNetPP.
+        plain: step of the plain network.
+        count: rounds.
+    """
+    from fastresunet_kernels import replay  # noqa: PLC0415 - needs Triton
+
+    for _ in range(_WARMUPS):
+        fast()
+        plain()
+    launched = stub_driver.launches()
+    fast()
+    launched = stub_driver.launches() - launched
+    rows: list[tuple[float, ...]] = []
+    for _ in range(count):
+        launcher, replays = _Stopwatch(), _Stopwatch()
+        step = _thread_seconds(fast)
+        with stub_driver.launchers_wrapped(launcher.around):
+            fast()
+        with mock.patch.object(replay.Plan, "replay", replays.around(replay.Plan.replay)):
+            fast()
+        with _launches_worked_out_anew():
+            anew = _thread_seconds(fast)
+        rows.append((step, launcher.seconds, replays.seconds, anew, _thread_seconds(plain)))
+    step, launches, repeated, anew, plainly = (1e3 * statistics.median(column) for column in zip(*rows, strict=True))
+    return HostTimes(step, launches, repeated, launched, anew, plainly)
 
 
-def processor() -> str:
-    """Return the name of this machine's processor."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def _thread_seconds(function: Callable[[], None]) -> float:
+    start = time.thread_time()
+    function()
+    return time.thread_time() - start
+
+
+@contextmanager
+def _launches_worked_out_anew() -> Iterator[None]:
+    from fastresunet_kernels import prepared  # noqa: PLC0415 - needs Triton
+
+    with mock.patch.object(prepared, "_may_be_repeated", lambda: False):
+        yield
+
+
+def report(size: int = 16, count: int = 30) -> None:
+    """Print the times of training, evaluation and folded inference.
+
+    Args:
+        size: image height and width in pixels.
+        count: steps of each kind.
+
+    Raises:
+        StubUnavailableError: the machine has a GPU, or no C compiler.
+    """
+    torch.set_num_threads(1)
+    # Memory that no kernel wrote may hold denormal numbers, which processors compute slowly.
+    torch.set_flush_denormal(True)
+    print(f"measured on {processor()}, one thread, torch {torch.__version__}, Python {platform.python_version()}")
+    with stub_driver.activated():
+        for dtype in (torch.bfloat16, torch.float32):
+            _print_times(dtype, size, count)
+
+
+def _print_times(dtype: torch.dtype, size: int, count: int) -> None:
+    print(f"\n{'bfloat16 autocast' if dtype == torch.bfloat16 else 'float32'}, medians of {count}, ms a step (goal)")
+    print(f"{'':12s}{'step':>14s}{'launches':>22s}{'allocations':>14s}{'Python and':>12s}{'anew':>8s}{'plain':>10s}")
+    print(f"{'':48s}{'and addresses':>14s}{'dispatcher':>12s}{'':8s}{'network':>10s}")
+    for name, functions in steps(dtype, size).items():
+        times = measure(*functions, count)
+        launches = f"{times.launches:.2f} ({times.launched} x {times.microseconds_a_launch:.1f} us)"
+        step, rest = f"{times.step:.2f} ({GOALS[name]:g})", times.step - times.replays
+        filled = times.replays - times.launches
+        print(f"{name:12s}{step:>14s}{launches:>22s}{filled:14.2f}{rest:12.2f}{times.anew:8.2f}{times.plain:10.2f}")
 
 
 def main() -> None:
@@ -129,59 +207,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="timed steps of each kind (default: 30)")
     options = parser.parse_args()
     report(options.size, options.steps)
-
-
-def report(size: int = 16, steps: int = 30) -> None:
-    """Print median times of a step and of its operations.
-
-    Args:
-        size: image height and width in pixels.
-        steps: timed steps of each kind.
-    """
-    import_module("fastresunet_kernels.launchers")  # now, since only in loaded modules functions are replaced
-    torch.set_num_threads(1)
-    # Memory that no kernel wrote may hold denormal numbers, which processors compute slowly.
-    torch.set_flush_denormal(True)
-    print(f"measured on {processor()}, one thread, torch {torch.__version__}, Python {platform.python_version()}")
-    for dtype in (torch.float32, torch.bfloat16):
-        _measure(dtype, size, steps)
-
-
-def _measure(dtype: torch.dtype, size: int, steps: int) -> None:
-    model = FastResUNetPP(backend="triton")
-    image, mask = torch.rand(1, 3, size, size), torch.rand(1, 1, size, size)
-
-    def step() -> tuple[float, float]:
-        model.zero_grad()
-        start = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss = F.binary_cross_entropy_with_logits(model(image).float(), mask)
-        middle = time.perf_counter()
-        loss.backward()
-        return middle - start, time.perf_counter() - middle
-
-    times = OperationTimes()
-    with ExitStack() as stack:
-        # Not a mock: its call would take as long as a launcher's.
-        replace_everywhere(stack, "fastresunet_kernels", interpreter.runs_on_the_cpu, lambda: True)
-        with ExitStack() as untimed:
-            replace_everywhere(untimed, "fastresunet_kernels", launch, times.skip_launch)
-            durations = [step() for _ in range(_WARMUPS + steps)][_WARMUPS:]
-        with times.timing():
-            for _ in range(steps):
-                step()
-    forward, backward = (1e3 * statistics.median(column) for column in zip(*durations, strict=True))
-    print(f"\n1x3x{size}x{size}, {'bfloat16 autocast' if dtype == torch.bfloat16 else 'float32'}")
-    print("operation               pass      Triton launches  calls a step  median us  us a launch", end="")
-    print(f"  (goal: {GOAL_MICROSECONDS})")
-    operations, launched, fused = 0, 0, 0.0
-    for (name, direction, launches), values in sorted(times.microseconds.items()):
-        calls, median = len(values) // steps, statistics.median(values)
-        operations, launched, fused = operations + calls, launched + calls * launches, fused + calls * median / 1e3
-        print(f"{name:24s}{direction:10s}{launches:15d}{calls:14d}{median:11.0f}{median / max(1, launches):13.0f}")
-    each = f"{1e3 * fused / launched:.0f} us for each of {launched} launches"
-    print(f"{operations} operations, the sum of their medians: {fused:.1f} ms, {each}")
-    print(f"whole step, median: forward {forward:.1f} ms, backward {backward:.1f} ms")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.host_time import processor
+from benchmarks.processor import processor
 from benchmarks.nvml import Gpu, find_gpu
 
 _PACKAGES = ("torch", "triton", "numpy", "onnxruntime", "openvino", "tensorrt", "torch_tensorrt")

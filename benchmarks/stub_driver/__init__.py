@@ -11,11 +11,12 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -42,6 +43,14 @@ def activated() -> Iterator[None]:
         yield
     finally:
         driver._active = previous
+
+
+@contextmanager
+def launchers_wrapped(wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Let every launch pass through what ``wrapper`` makes of Triton's launcher."""
+    launcher = _driver().launcher_cls
+    with mock.patch.object(launcher, "__call__", wrapper(launcher.__call__)):
+        yield
 
 
 def launches() -> int:
