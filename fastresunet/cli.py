@@ -132,7 +132,10 @@ Without train.txt and val.txt, 15 % of the images (always the same) validate. Ct
     )
     _add_precision(parser)
     parser.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
-    parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the network with torch.compile, without CUDA graphs"
+    )
+    _add_cuda_graphs(parser, "the whole training step")
     parser.add_argument(
         "--patience",
         type=_at_least(0),
@@ -175,6 +178,7 @@ writes to --out: per_image.csv and summary.csv. docs/training.md defines the met
     parser.add_argument("--size", type=_at_least(32), help=SIZE_HELP)
     _add_augment(parser)
     _add_threshold(parser)
+    _add_cuda_graphs(parser, "the network")
     _add_device(parser)
 
 
@@ -226,6 +230,7 @@ writes to --out: masks/NAME.png (0 background, 255 polyp), on request overlays/N
     parser.add_argument(
         "--probabilities", action="store_true", help="also write 16-bit grey PNGs, 65535 for probability 1"
     )
+    _add_cuda_graphs(parser, "the network")
     _add_device(parser)
 
 
@@ -332,6 +337,15 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_cuda_graphs(parser: argparse.ArgumentParser, captured: str) -> None:
+    parser.add_argument(
+        "--no-cuda-graphs",
+        action="store_true",
+        help=f"launch every kernel on its own; by default, on one CUDA device, {captured} is captured in a CUDA graph "
+        "for each shape and replayed, which frees the host",
+    )
+
+
 def _add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=["32", "bf16", "16"], default="32", help="bits of the arithmetic (default: 32)"
@@ -372,6 +386,7 @@ def run_train(options: argparse.Namespace) -> None:
         precision=options.precision,
         augment=not options.no_augmentation,
         compile_model=options.compile,
+        cuda_graphs=not options.no_cuda_graphs,
         patience=options.patience,
         device=options.device,
         devices=options.devices,
@@ -399,6 +414,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         augment=options.augment,
         threshold=options.threshold,
         device=options.device,
+        cuda_graphs=not options.no_cuda_graphs,
     )
     table = Table("metric", "per-image mean", "data set", title=f"{len(evaluation.names)} images ({options.split})")
     totals = evaluation.dataset_scores
@@ -426,6 +442,7 @@ def run_predict(options: argparse.Namespace) -> None:
         overlays=options.overlays,
         probabilities=options.probabilities,
         device=options.device,
+        cuda_graphs=not options.no_cuda_graphs,
     )
     print(f"Masks written to {options.out / 'masks'}: {len(masks)}")
 

@@ -19,7 +19,7 @@ def is_synchronized(norm: nn.Module) -> bool:
 def merge_over_processes(norm: nn.Module, mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, biased variance (C) and number of values over all processes, by Chan's formula; differentiable."""
     group = _group(norm)
-    weighted = torch.cat([mean * count, mean.new_tensor([float(count)])])
+    weighted = torch.cat([mean * count, mean.new_full((1,), count)])
     summed = _SumOverProcesses.apply(weighted, group)
     total = summed[-1].detach()
     merged_mean = summed[:-1] / total

@@ -26,6 +26,7 @@ LAYERS = [
     ("fastresunet.keras_file",),
     ("fastresunet.keras",),
     ("fastresunet.inference",),
+    ("fastresunet.cuda_graphs",),
     ("fastresunet.training",),
     ("fastresunet.cli",),
 ]

@@ -202,6 +202,12 @@ class FoldedResUNetPP(nn.Module):
             self._update(self.packed)
         return result
 
+    @torch.no_grad()
+    def repack(self) -> None:
+        """Write the parameters into the packed weights if one was changed in place since; a pass does so by itself."""
+        if self.packed is not None and self.packed.version != version_of(self):
+            self._update(self.packed)
+
     def logits(self, x: Tensor) -> Tensor:
         """Return logits for images whose sides are multiples of 8; nothing is checked."""
         if not torch.compiler.is_exporting() and takes_kernels(self.backend, x.device):
@@ -232,8 +238,8 @@ class FoldedResUNetPP(nn.Module):
             return packed.by_name() if packed is not None and fits else pack_network(self, dtype)
         if packed is None or not fits:
             packed = self.packed = PackedWeights(pack_network(self, dtype), dtype, version_of(self))
-        elif packed.version != version_of(self):
-            self._update(packed)
+        else:
+            self.repack()
         return packed.by_name()
 
     @torch.no_grad()

@@ -151,7 +151,10 @@ class PlanePyramid(nn.Module):
         height, width = x.data.shape[2:]
         outputs = self.weight.shape[1]
         kept = [t for t, (dy, dx) in enumerate(self.offsets) if _reaches(dy, height) and _reaches(dx, width)]
-        weight = (self.weight if len(kept) == len(self.offsets) else self.weight[kept]).flatten(0, 1)
+        weight: Tensor = self.weight
+        if len(kept) < len(self.offsets):
+            weight = torch.stack([weight[t] for t in kept])  # indexed by the list it would wait for a GPU
+        weight = weight.flatten(0, 1)
         if x.gate is not None:
             weight = weight * x.gate.flatten(2).transpose(1, 2)
         # A product of matrices and no convolution: its planes are contiguous, as their sum reads them.

@@ -87,21 +87,43 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class StopOnDivergence(Callback):
-    """Stop when a loss is not finite, before anything of that state is saved."""
+    """Stop when a loss is not finite, before anything of that state is saved.
+
+    The first step whose loss was not finite is remembered on the device. The host asks for it only now and then, as the
+    answer waits for the device: every ``STEPS_BETWEEN_CHECKS`` steps, at the end of an epoch, and before every save.
+    """
+
+    STEPS_BETWEEN_CHECKS = 50
+
+    def __init__(self) -> None:
+        self.diverged_in: torch.Tensor | None = None  # global step, 0: none
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Check the loss of a step."""
-        diverged = not bool(torch.isfinite(outputs["loss"]))
-        # With several processes all must stop in the same step.
-        if trainer.strategy.reduce_boolean_decision(diverged, all=False):
-            self._stop(f"in epoch {trainer.current_epoch + 1}, step {trainer.global_step}")
+        """Remember whether the loss of a step is finite."""
+        loss = outputs["loss"]
+        if self.diverged_in is None:
+            self.diverged_in = torch.zeros((), dtype=torch.int64, device=loss.device)
+        here = (self.diverged_in == 0) & ~torch.isfinite(loss)
+        self.diverged_in = torch.where(here, trainer.global_step, self.diverged_in)
+        if trainer.is_last_batch or trainer.global_step % self.STEPS_BETWEEN_CHECKS == 0:
+            self._check(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Check the steps so far."""
+        self._check(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the validation loss of an epoch."""
         if not torch.isfinite(trainer.callback_metrics["val_loss"]):
             self._stop(f"of the validation of epoch {trainer.current_epoch + 1}")
+
+    def _check(self, trainer: Trainer) -> None:
+        step = 0 if self.diverged_in is None else int(self.diverged_in)
+        # With several processes all must stop in the same step.
+        if trainer.strategy.reduce_boolean_decision(step > 0, all=False):
+            self._stop(f"in epoch {trainer.current_epoch + 1}, step {step or trainer.global_step}")
 
     def _stop(self, where: str) -> None:
         raise UserError(

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fastresunet.cuda_graphs import GraphedInference
 from fastresunet.inference import fold
 from fastresunet.model import FastResUNetPP
 from fastresunet.training.checkpoints import load_model
@@ -62,6 +63,7 @@ def evaluate(
     augment: bool = False,
     threshold: float = 0.5,
     device: Device = "auto",
+    cuda_graphs: bool = True,
 ) -> Evaluation:
     """Score a checkpoint; with ``out`` write ``per_image.csv`` and ``summary.csv`` there.
 
@@ -74,6 +76,7 @@ def evaluate(
         augment: average the probabilities over 8 flips and quarter turns; see ``SymmetryEnsemble``.
         threshold: a pixel is foreground where its probability is above this.
         device: ``"auto"`` takes CUDA where there is one.
+        cuda_graphs: on CUDA, capture the network in a CUDA graph, see ``GraphedInference``.
 
     Returns:
         Pixel counts of each image, and their scores.
@@ -83,7 +86,7 @@ def evaluate(
     """
     if out is not None:
         check_writable(out)
-    model, trained_size = load_predictor(checkpoint, device)
+    model, trained_size = load_predictor(checkpoint, device, cuda_graphs)
     if augment:
         model = SymmetryEnsemble(model)
     pairs = select_pairs(data, split)
@@ -94,12 +97,13 @@ def evaluate(
     return evaluation
 
 
-def load_predictor(checkpoint: Path, device: Device) -> tuple[nn.Module, int]:
+def load_predictor(checkpoint: Path, device: Device, cuda_graphs: bool = True) -> tuple[nn.Module, int]:
     """Load a network for RGB images and one class, for prediction: folded.
 
     Args:
         checkpoint: file of this package or of a published model.
         device: ``"auto"`` takes CUDA where there is one.
+        cuda_graphs: on CUDA, capture it in a CUDA graph.
 
     Returns:
         Network in evaluation mode on the device, and the image size it was trained at (256 if unknown).
@@ -108,7 +112,8 @@ def load_predictor(checkpoint: Path, device: Device) -> tuple[nn.Module, int]:
         UserError: the checkpoint cannot be read, or has other numbers of channels.
     """
     model, size = load_binary_model(checkpoint, device)
-    return fold(model), size
+    folded = fold(model)
+    return GraphedInference(folded) if cuda_graphs else folded, size
 
 
 def load_binary_model(checkpoint: Path, device: Device) -> tuple[FastResUNetPP, int]:

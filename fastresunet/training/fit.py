@@ -19,9 +19,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from fastresunet.reference import check_network_arguments
 from fastresunet.training.callbacks import BestCheckpoint, EpochTable, StopOnDivergence, StopOnInterrupt
 from fastresunet.training.checkpoints import AtomicCheckpointIO, read_checkpoint
+from fastresunet.training.console import say
 from fastresunet.training.data import check_pairs, split_pairs
 from fastresunet.training.errors import UserError
 from fastresunet.training.files import check_writable
+from fastresunet.training.graphed_module import GraphedSegmentationModule
 from fastresunet.training.lightning_module import SegmentationData, SegmentationModule, Settings
 from fastresunet.training.progress import EpochProgress
 
@@ -58,6 +60,7 @@ def train(
     precision: Precision = "32",
     augment: bool = True,
     compile_model: bool = False,
+    cuda_graphs: bool = True,
     patience: int = 20,
     max_seconds: float | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -78,7 +81,8 @@ def train(
         filters: channels of the network, see ``FastResUNetPP``.
         precision: ``"32"``, or ``"bf16"`` or ``"16"`` for automatic mixed precision.
         augment: flip, rotate, shift, zoom and recolour training images at random.
-        compile_model: compile the network with ``torch.compile``.
+        compile_model: compile the network with ``torch.compile``; then there are no CUDA graphs.
+        cuda_graphs: on a single CUDA device, capture steps in CUDA graphs, see ``GraphedTrainingStep``.
         patience: stop when the validation Dice has not risen for so many epochs; 0 never stops early.
         max_seconds: stop after so many seconds of training; None for no limit.
         device: ``"auto"`` takes CUDA where there is one.
@@ -108,7 +112,8 @@ def train(
     check_pairs([*train_pairs, *val_pairs])
 
     seed_everything(seed, verbose=False)
-    module = SegmentationModule(settings, compile_model)
+    graphed = cuda_graphs and takes_graphs(device, devices, compile_model)
+    module = GraphedSegmentationModule(settings) if graphed else SegmentationModule(settings, compile_model)
     if workers is None:
         # On the CPU, reading processes would only take cores from the training.
         workers = min(8, (os.cpu_count() or 1) // devices) if device == "cuda" else 0
@@ -147,6 +152,13 @@ def train(
             raise
     score = best_saver.best_model_score
     return TrainingResult(out / "best.ckpt", last, table, float("nan") if score is None else float(score))
+
+
+def takes_graphs(device: Literal["cpu", "cuda"], devices: int, compile_model: bool) -> bool:
+    """Return whether a training can use CUDA graphs; if not so on CUDA, a printed line says why."""
+    if device == "cuda" and (devices > 1 or compile_model):
+        say(f"No CUDA graphs: {'--devices is above 1' if devices > 1 else '--compile takes their place'}.")
+    return device == "cuda" and devices == 1 and not compile_model
 
 
 def _check_arguments(

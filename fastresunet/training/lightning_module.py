@@ -66,14 +66,23 @@ class SegmentationModule(LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         """Return the loss of a batch of images (N, 3, H, W) and masks (N, 1, H, W)."""
         images, masks = batch
-        loss = bce_dice_loss(self.model(images), masks)
+        loss = self.training_loss(images, masks)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
         return loss
+
+    def training_loss(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Return the loss to train on."""
+        return bce_dice_loss(self.model(images), masks)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the network's logits (N, 1, H, W) for validation."""
+        logits: Tensor = self.model(images)
+        return logits
 
     def validation_step(self, batch: Batch) -> None:
         """Add a batch to the validation loss and to the confusion counts."""
         images, masks = batch
-        logits = self.model(images)
+        logits = self.logits(images)
         loss = bce_dice_loss(logits, masks)
         self.log("val_loss", loss, batch_size=len(images), sync_dist=True)
         self.image_counts.update(logits[:, 0] > 0, masks[:, 0] > 0)
@@ -86,7 +95,7 @@ class SegmentationModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW and a learning rate that falls to 0 over all planned steps."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=WEIGHT_DECAY)
+        optimizer = self.make_optimizer()
         # Not trainer.estimated_stepping_batches: it would build the loaders before a resumed epoch is known.
         steps = len(self.trainer.datamodule.train_dataloader()) * (self.trainer.max_epochs or 1)  # type: ignore[attr-defined]
         # A function of the planned steps, not a stored state: resuming with more epochs stretches the curve.
@@ -94,6 +103,10 @@ class SegmentationModule(LightningModule):
             optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Return AdamW."""
+        return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=WEIGHT_DECAY)
 
 
 class SegmentationData(LightningDataModule):

@@ -40,6 +40,7 @@ def predict(
     overlays: bool = False,
     probabilities: bool = False,
     device: Device = "auto",
+    cuda_graphs: bool = True,
 ) -> list[Path]:
     """Write a mask PNG (0 and 255) of the original size for every image, to ``out/masks``.
 
@@ -58,6 +59,7 @@ def predict(
         overlays: also write the image with its mask drawn on it, to ``out/overlays``.
         probabilities: also write 16-bit grey PNGs, 65535 for probability 1, to ``out/probabilities``.
         device: ``"auto"`` takes CUDA where there is one.
+        cuda_graphs: on CUDA, capture the network in a CUDA graph, see ``GraphedInference``.
 
     Returns:
         The mask files, in the order of the images.
@@ -71,7 +73,7 @@ def predict(
             "Choose another --out, for example predictions."
         )
     images = find_inputs(inputs)
-    model, trained_size = load_predictor(checkpoint, device)
+    model, trained_size = load_predictor(checkpoint, device, cuda_graphs)
     batch_size = batch_size or (8 if next(model.parameters()).is_cuda else 1)
     if augment:
         model = SymmetryEnsemble(model)

@@ -36,7 +36,7 @@ def random_image(height: int, width: int) -> Tensor:
 
 
 def test_evaluation_and_prediction_fold_on_the_cpu(trained: TrainingResult) -> None:
-    folded, size = load_predictor(trained.best_checkpoint, "cpu")
+    folded, size = load_predictor(trained.best_checkpoint, "cpu", cuda_graphs=False)
     model, trained_size = load_model(trained.best_checkpoint)
     assert isinstance(folded, FoldedResUNetPP)
     assert size == trained_size

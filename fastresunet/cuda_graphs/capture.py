@@ -1,0 +1,120 @@
+"""What captures: a stream of its own and a memory pool that all graphs of an owner share."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class CaptureError(RuntimeError):
+    """A computation cannot be captured in a CUDA graph; the message names the line that is in the way."""
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A captured computation.
+
+    Attributes:
+        result: where every replay leaves its result.
+        replay: computes again what was captured, on the current stream, without running Python.
+    """
+
+    result: Tensor
+    replay: Callable[[], None]
+
+
+class Capturer(Protocol):
+    """Runs and captures computations on one device."""
+
+    def run(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Compute now, where captures happen too."""
+
+    def capture(self, compute: Callable[[], Tensor]) -> Capture:
+        """Record what a computation launches; nothing is computed before the first replay."""
+
+
+class CudaCapturer:
+    """Captures CUDA graphs.
+
+    What runs before a capture runs on the same stream: autograd keeps the stream in which it first met a parameter.
+
+    Args:
+        device: CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def run(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Compute on the stream of the captures; the current stream waits for it."""
+        current = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            result = compute()
+        current.wait_stream(self._stream)
+        return result
+
+    def capture(self, compute: Callable[[], Tensor]) -> Capture:
+        """Capture a CUDA graph; other threads, such as one that pins memory, may use CUDA meanwhile."""
+        graph = torch.cuda.CUDAGraph()
+        # PyTorch stays on the stream of a capture that failed: the outer block leaves it.
+        outside = torch.cuda.stream(torch.cuda.current_stream(self.device))
+        with outside, torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+            result = compute()
+        return Capture(result, graph.replay)
+
+
+def capturer_for(device: torch.device) -> Capturer | None:
+    """Return what captures on a device, ``None`` where nothing can."""
+    return CudaCapturer(device) if device.type == "cuda" else None
+
+
+def capture(capturer: Capturer, compute: Callable[[], Tensor]) -> Capture:
+    """Capture a computation.
+
+    Args:
+        capturer: of the device.
+        compute: launches the work and returns its result.
+
+    Raises:
+        CaptureError: it did what a graph cannot hold.
+        torch.OutOfMemoryError: the graph needs more memory than there is.
+    """
+    failures: list[Exception] = []
+
+    def watched() -> Tensor:
+        try:
+            return compute()
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    try:
+        return capturer.capture(watched)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # Ending a capture that was broken off fails too, and says less.
+        cause = failures[0] if failures else error
+        raise CaptureError(
+            f"this computation cannot be captured in a CUDA graph: {type(cause).__name__}: {cause} ({_place(cause)}). "
+            "What is captured must not read values of tensors on the host (.item(), float(), if, .cpu(), nonzero), "
+            "make tensors from Python numbers on the device, or wait for the device. Change that, or compute it "
+            "without a graph."
+        ) from cause
+
+
+def _place(error: Exception) -> str:
+    """Return the innermost line outside of PyTorch."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = str(Path(torch.__file__).parent)
+    frame = next((x for x in reversed(frames) if not x.filename.startswith(inside)), frames[-1])
+    return f"{frame.filename}, line {frame.lineno}: {frame.line}"
