@@ -1,14 +1,14 @@
 """Time what the host does for a step of FastResUNetPP with the Triton backend, launches included, without a GPU.
 
-Triton's own driver and launchers run over a CUDA library that does nothing, see ``benchmarks.stub_driver``. The image is
-so small that PyTorch's own operations, which compute on the processor here, cost little more than their call; what the
-host does depends on neither the batch nor the image's size. Times are of this machine's processor, in one thread.
+Triton's own driver and launchers run over a CUDA library that does nothing, see ``benchmarks.stub_driver``. The image
+is so small that PyTorch's own operations, which compute on the processor here, cost little more than their call; what
+the host does depends on neither the batch nor the size of the image. Times are of one thread of this processor.
 
 * launches: calls of Triton's launcher, for each kernel;
-* allocations and addresses: the rest of repeating operations from their recordings;
-* Python and dispatcher: everything else, autograd and PyTorch's own operations among it;
+* addresses: allocations and the rest of repeating operations from their recordings;
+* Python: everything else, PyTorch's dispatcher and autograd among it;
 * anew: the whole step if every launch is worked out anew, by the launchers and by Triton;
-* plain network: the same step of the plain network in PyTorch's eager mode, the computation of its tiny image included.
+* plain: a step of the plain network in PyTorch's eager mode, of few channels, so that it is mostly dispatch too.
 
 Run: python -m benchmarks.host_time
 """
@@ -38,6 +38,8 @@ from fastresunet.reference import ResUNetPP
 GOALS = {"training": 10.0, "evaluation": 5.0, "folded": 1.5}
 LAUNCH_GOAL = 5.0
 _WARMUPS = 3
+# Channels of the plain network, whose products are computed here.
+_FEW = (8, 8, 8, 8, 8)
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,9 @@ def steps(dtype: torch.dtype, size: int) -> dict[str, tuple[Callable[[], None], 
 
         return step
 
-    plain = inference(ResUNetPP())
+    plain = inference(ResUNetPP(filters=_FEW))
     return {
-        "training": (training(FastResUNetPP(backend="triton")), training(ResUNetPP())),
+        "training": (training(FastResUNetPP(backend="triton")), training(ResUNetPP(filters=_FEW))),
         "evaluation": (inference(FastResUNetPP(backend="triton")), plain),
         "folded": (inference(fold(FastResUNetPP(), "triton")), plain),
     }
@@ -165,7 +167,7 @@ def _thread_seconds(function: Callable[[], None]) -> float:
 def _launches_worked_out_anew() -> Iterator[None]:
     from fastresunet_kernels import prepared  # noqa: PLC0415 - needs Triton
 
-    with mock.patch.object(prepared, "_may_be_repeated", lambda: False):
+    with mock.patch.object(prepared, "_may_be_repeated", return_value=False):
         yield
 
 
@@ -189,15 +191,14 @@ def report(size: int = 16, count: int = 30) -> None:
 
 
 def _print_times(dtype: torch.dtype, size: int, count: int) -> None:
-    print(f"\n{'bfloat16 autocast' if dtype == torch.bfloat16 else 'float32'}, medians of {count}, ms a step (goal)")
-    print(f"{'':12s}{'step':>14s}{'launches':>22s}{'allocations':>14s}{'Python and':>12s}{'anew':>8s}{'plain':>10s}")
-    print(f"{'':48s}{'and addresses':>14s}{'dispatcher':>12s}{'':8s}{'network':>10s}")
+    print(f"\n{'bfloat16 autocast' if dtype == torch.bfloat16 else 'float32'}, medians of {count} steps in ms (goal)")
+    print(f"{'':12s}{'step':>12s}{'launches':>22s}{'addresses':>11s}{'Python':>9s}{'anew':>9s}{'plain':>9s}")
     for name, functions in steps(dtype, size).items():
         times = measure(*functions, count)
         launches = f"{times.launches:.2f} ({times.launched} x {times.microseconds_a_launch:.1f} us)"
         step, rest = f"{times.step:.2f} ({GOALS[name]:g})", times.step - times.replays
         filled = times.replays - times.launches
-        print(f"{name:12s}{step:>14s}{launches:>22s}{filled:14.2f}{rest:12.2f}{times.anew:8.2f}{times.plain:10.2f}")
+        print(f"{name:12s}{step:>12s}{launches:>22s}{filled:11.2f}{rest:9.2f}{times.anew:9.2f}{times.plain:9.2f}")
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.processor import processor
 from benchmarks.nvml import Gpu, find_gpu
+from benchmarks.processor import processor
 
 _PACKAGES = ("torch", "triton", "numpy", "onnxruntime", "openvino", "tensorrt", "torch_tensorrt")
 

@@ -1,9 +1,9 @@
 """Count kernel launches, bytes and floating-point operations of FastResUNetPP and of the plain network in eager mode.
 
-Nothing is measured, ``--host`` apart: networks run with tensors that have shapes and no memory. ``aten_traffic`` says
+Nothing is measured: networks run with tensors that have shapes and no memory. ``aten_traffic`` says
 how ordinary operations are counted; a Triton kernel is one launch that reads or writes each of its tensors once, whole.
 
-Run: python -m benchmarks.traffic [--layers] [--kernels] [--host]
+Run: python -m benchmarks.traffic [--layers] [--kernels]
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
-from benchmarks import host_time
 from benchmarks.recording import Record, recording
 from fastresunet.inference import fold
 from fastresunet.model import FastResUNetPP
@@ -115,7 +114,6 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="images a step (default: 8)")
     parser.add_argument("--layers", action="store_true", help="also print each block, and each layer of FastResUNetPP")
     parser.add_argument("--kernels", action="store_true", help="also print each kernel and operation")
-    parser.add_argument("--host", action="store_true", help="also time what the host does, for small images")
     options = parser.parse_args()
     images, size = options.batch_size, options.size
     print(f"{images}x3x{size}x{size}, torch {torch.__version__}. Counted, not measured: each operand once a launch;")
@@ -140,10 +138,6 @@ def main() -> None:
         if options.kernels:
             for name, network_records in records.items():
                 _print_table(f"{name}, by kernel", network_records, images, lambda record: record.kernel, ordered=True)
-
-    if options.host:
-        print()
-        host_time.report()
 
 
 def _print_totals(records: dict[str, list[Record]], images: int) -> None:

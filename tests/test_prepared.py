@@ -36,7 +36,8 @@ class Adds:
 
         def run(*arguments: Any, BIAS: float) -> Any:  # noqa: N803 - a constant of the kernel
             self.slow += 1
-            _add(*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments), BIAS)
+            x, y, total, count = (a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
+            _add(x, y, total, count, BIAS)
             return SimpleNamespace(run=self._fast, function=17, packed_metadata=(1,))
 
         return run

@@ -8,16 +8,18 @@ decoder's gate.
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastresunet.inference.packing import affine_of, pack_pyramid, pack_sources, pack_taps
+from fastresunet.inference.packing import affine_of, pack_pyramid, pack_sources, pack_taps, parameters_of
 from fastresunet.inference.steps import Convolution, Features, PlanePyramid, Pyramid
-from fastresunet.ops.backend import Backend
+from fastresunet.ops.backend import Backend, repeating
 from fastresunet.ops.folded import folded_conv, folded_excited_conv, folded_pyramid
 from fastresunet.ops.layout import channels_last
+from fastresunet.ops.library import is_plain_eager
 from fastresunet.ops.source import accumulation_dtype
 
 if TYPE_CHECKING:
@@ -83,6 +85,23 @@ def fused_logits(network: FoldedResUNetPP, x: Tensor, weights: dict[str, Tensor]
         weights: of ``pack_network`` in that dtype.
         backend: what computes the operations.
     """
+    names, tensors = tuple(weights), [*weights.values(), *parameters_of(network)]
+    if is_plain_eager([x]) and not (torch.is_grad_enabled() and x.requires_grad):
+        logits: Tensor = _repeated_logits(weakref.ref(network), x, tensors, names, backend)
+        return logits
+    return _logits(weakref.ref(network), x, tensors, names, backend)
+
+
+def _logits(
+    network_of: weakref.ReferenceType[FoldedResUNetPP],
+    x: Tensor,
+    tensors: list[Tensor],
+    names: tuple[str, ...],
+    backend: Backend,
+) -> Tensor:
+    """Compute ``fused_logits`` from all tensors that it reads, the weights of ``names`` first."""
+    network, weights = network_of(), dict(zip(names, tensors, strict=False))
+    assert network is not None
     fused = _Fused(weights, backend)
     nothing = x.new_empty(0, dtype=accumulation_dtype(x.dtype))
     skips = [fused.block("stem", network.stem, _Map(x, nothing, nothing[None]))]
@@ -94,6 +113,11 @@ def fused_logits(network: FoldedResUNetPP, x: Tensor, weights: dict[str, Tensor]
     for level, decoder in enumerate(network.decoder):
         features = fused.decoder(f"decoder{level}", decoder, skips.pop(), features)  # type: ignore[arg-type]
     return fused.pyramid("head", network.head, features)
+
+
+# The whole pass in one recording: repeating it costs the host a third of repeating its operations one by one. The
+# network is a weak reference: a recording must not keep it.
+_repeated_logits = repeating(_logits)
 
 
 class _Fused:

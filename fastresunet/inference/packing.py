@@ -34,15 +34,21 @@ class PackedWeights(nn.Module):
         self.version = version
 
 
-def version_of(network: nn.Module) -> int:
-    """Return a number that grows with every change in place of a parameter; inference tensors do not count theirs."""
+def parameters_of(network: nn.Module) -> list[Tensor]:
+    """Return the parameters of a network whose modules share none."""
     # Every pass asks: without the names that network.parameters() makes and drops, it takes half the time.
-    version, modules = 0, [network]
+    parameters: list[Tensor] = []
+    modules = [network]
     while modules:
         attributes = vars(modules.pop())
-        version += sum(p._version for p in attributes["_parameters"].values() if p is not None and not p.is_inference())
+        parameters += [p for p in attributes["_parameters"].values() if p is not None]
         modules += [module for module in attributes["_modules"].values() if module is not None]
-    return version
+    return parameters
+
+
+def version_of(network: nn.Module) -> int:
+    """Return a number that grows with every change in place of a parameter; inference tensors do not count theirs."""
+    return sum(p._version for p in parameters_of(network) if not p.is_inference())
 
 
 def pack_taps(weight: Tensor) -> Tensor:

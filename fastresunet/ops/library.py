@@ -45,7 +45,7 @@ class _Operation:
         """Call it directly where only autocast and autograd have a say, otherwise through the dispatcher."""
         places = TensorPlaces(arguments)
         tensors = places.flattened(arguments)
-        if not _is_plain_eager(tensors):
+        if not is_plain_eager(tensors):
             return self.registered(*arguments)
         dtype = autocast_dtype(tensors[0].device.type) if self.images else None
         if dtype is not None:
@@ -121,7 +121,7 @@ def register(schema: str, implementation: Callable[..., Any], shapes: Callable[.
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 
-def _is_plain_eager(tensors: Sequence[Tensor | None]) -> bool:
+def is_plain_eager(tensors: Sequence[Tensor | None]) -> bool:
     """Return whether nobody but autocast and autograd has a say in the dispatch of an operation on ``tensors``."""
     mode = _get_current_dispatch_mode()
     if mode is not None and not getattr(mode, "sees_inside_operations", False):
