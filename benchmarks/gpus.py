@@ -30,6 +30,7 @@ def _sheet(name: str, match: str, source: str, bandwidth: float, half: float, tf
 
 DATA_SHEETS = {
     "h100": _sheet("NVIDIA H100 SXM", "H100", "NVIDIA H100 Tensor Core GPU data sheet", 3350, 989.4, 494.7, 66.9),
+    "h200": _sheet("NVIDIA H200 SXM", "H200", "NVIDIA H200 Tensor Core GPU data sheet", 4800, 989.4, 494.7, 66.9),
     "a100": _sheet("NVIDIA A100 80GB SXM", "A100", "NVIDIA A100 Tensor Core GPU data sheet", 2039, 312, 156, 19.5),
     "l40s": _sheet("NVIDIA L40S", "L40S", "NVIDIA L40S data sheet", 864, 362.05, 183, 91.6),
     # GeForce cards run products that accumulate in float32 at half the rate of those that accumulate in float16.

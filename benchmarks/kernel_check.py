@@ -1,36 +1,35 @@
 """Check every operation of the network on this machine's device: in its default configuration, and in all selectable.
 
-The operations of a training step and of an evaluation are recorded with the numbers they get there, and each is held
-against plain PyTorch in the same precision and in float64. Needs no pytest. Several processes can share the work, which
-is mostly compiling.
+The operations of a training step, an evaluation and a folded pass are recorded with the numbers they get there, and each
+is held against plain PyTorch in the same precision and in float64. What is checked writes to memory full of NaN, so that
+an element nobody wrote shows. Needs no pytest; ``benchmarks.gpu_check`` shares the work among processes.
 
-Run: python -m benchmarks.kernel_check [--precision bf16] [--configurations] [--share 0/8] [--out check.json]
+Run: python -m benchmarks.kernel_check [--precision bf16] [--configurations]
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from benchmarks.machine import name_of
 from benchmarks.networks import NETWORK, ModuleSubject
 from benchmarks.precision import PRECISIONS, Precision, rounding
 from benchmarks.work import step_of
-from fastresunet import tuning
+from fastresunet import fold, tuning
 from fastresunet.ops import Backend
-from fastresunet.ops.backend import Call
+from fastresunet.ops.backend import Call, observed_calls
+from fastresunet.reference import ResUNetPP
 
 # How much larger than plain PyTorch's the error may be, in the Euclidean norm.
 _FACTOR = 4
@@ -40,79 +39,101 @@ _FLIPPED = 1e-5
 _NEGLIGIBLE = 1e-3
 
 
-@dataclass
-class Findings:
-    """What was checked.
+@dataclass(frozen=True)
+class Variant:
+    """A configuration to check a call in.
 
     Attributes:
-        device: name of what computed.
-        precision: see ``benchmarks.precision``.
-        checked: operations and configurations that were compared.
-        problems: wrong results and failures, in words.
-        unchecked: what there was no time for.
+        description: "default", or the kind of the product and its configuration.
+        configs: forced configuration by layer; empty for the defaults.
     """
 
-    device: str
-    precision: str
-    checked: int = 0
-    problems: list[str] = field(default_factory=list)
-    unchecked: int = 0
+    description: str
+    configs: dict[Any, Any]
+
+
+DEFAULT = Variant("default", {})
 
 
 def recorded(subject: ModuleSubject, precision: Precision, batch: int, size: int, device: torch.device) -> list[Call]:
-    """Return the distinct calls of a training step and an evaluation, computed by PyTorch meanwhile."""
+    """Return the distinct calls of a folded pass, a training step and an evaluation, computed by PyTorch meanwhile."""
     calls: dict[str, Call] = {}
-    for mode in ("training", "evaluation"):
-        work = subject.work(True, mode, subject.inputs(batch, size), device, backend="torch")
-        step = step_of(work, mode, precision)
-        calls |= {f"{mode} {key}": counted.call for key, counted in tuning.record(step).items()}
+    for mode, fast in (("evaluation", False), ("training", True), ("evaluation", True)):
+        work = subject.work(fast, mode, subject.inputs(batch, size), device, backend="torch", transform=_folded(fast))
+        # While calls are observed, none is repeated from an earlier one.
+        with mock.patch.object(Call, "compute", _computed_by_pytorch), observed_calls(lambda call: None):
+            found = tuning.record(step_of(work, mode, precision))
+        calls |= {f"{mode} {key}": counted.call for key, counted in found.items()}
     return list(calls.values())
 
 
-def check(
-    calls: Iterable[Call],
-    precision: Precision,
-    findings: Findings,
-    *,
-    backend: Backend = "triton",
-    configurations: bool = False,
-    seconds_left: Callable[[], float] = lambda: float("inf"),
-) -> None:
-    """Compare calls with plain PyTorch and add what was found.
+def _folded(fast: bool) -> Callable[[nn.Module], nn.Module]:
+    def transform(module: nn.Module) -> nn.Module:
+        assert isinstance(module, ResUNetPP)
+        return module if fast else fold(module, backend="triton")  # whose operations are others than PyTorch's
+
+    return transform
+
+
+_compute = Call.compute
+
+
+def _computed_by_pytorch(call: Call, backend: Backend) -> Any:
+    return _compute(call, "torch")
+
+
+class Checker:
+    """Holds results of one call against plain PyTorch's.
 
     Args:
-        calls: of operations.
-        precision: they are made in.
-        findings: added to.
+        call: of an operation.
+        precision: it is made in.
         backend: what is checked.
-        configurations: check all that can be selected besides the default one.
-        seconds_left: after which nothing more is checked.
     """
-    for call in calls:
-        if seconds_left() <= 0:
-            findings.unchecked += 1
-            continue
-        with torch.no_grad():
-            twin, exact = results(call, "torch"), results(in_float64(call), "torch")
-            for description, configs in variants(call, backend) if configurations else [("default", {})]:
-                if seconds_left() <= 0:
-                    findings.unchecked += 1
-                    continue
-                problem = _problem(call, configs, backend, twin, exact, precision)
-                findings.checked += 1
-                if problem:
-                    findings.problems.append(f"{precision.name} {signature(call)}, {description}: {problem}")
+
+    def __init__(self, call: Call, precision: Precision, backend: Backend = "triton") -> None:
+        self._call, self._precision, self._backend = call, precision, backend
+        self._twin, self._exact = results(call, "torch"), results(in_float64(call), "torch")
+
+    def variants(self) -> Iterator[Variant]:
+        """Yield every configuration but the default for each product in the call."""
+        choice = importlib.import_module("fastresunet_kernels.choice")
+        config = importlib.import_module("fastresunet_kernels.config")
+        with choice.recorded() as layers:
+            results(self._call, self._backend)
+        for layer in dict.fromkeys(layers):
+            for candidate in config.candidates(layer)[1:]:
+                yield Variant(f"{layer.kind} {candidate}", {layer: candidate})
+
+    def problem(self, variant: Variant) -> str:
+        """Return what is wrong with the call in a variant, "" if nothing is.
+
+        Raises:
+            Exception: whatever compiling and running it raises.
+        """
+        with ExitStack() as stack:
+            if variant.configs:
+                choice = importlib.import_module("fastresunet_kernels.choice")
+                stack.enter_context(choice.forced(variant.configs))
+            with poisoned():
+                found = results(self._call, self._backend)
+        if self._call.device.type == "cuda":
+            torch.cuda.synchronize(self._call.device)  # a fault is this call's, not that of the comparison
+        return difference(found, self._twin, self._exact, self._precision)
 
 
-def variants(call: Call, backend: Backend) -> Iterator[tuple[str, dict[Any, Any]]]:
-    """Yield every configuration but the default for each product in a call, described."""
-    choice = importlib.import_module("fastresunet_kernels.choice")
-    config = importlib.import_module("fastresunet_kernels.config")
-    with choice.recorded() as layers:
-        results(call, backend)
-    for layer in dict.fromkeys(layers):
-        for candidate in config.candidates(layer)[1:]:
-            yield f"{layer.kind} {candidate}", {layer: candidate}
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Fill memory that is allocated inside with NaN. PyTorch ties that to its deterministic algorithms."""
+    settings = torch.utils.deterministic
+    saved = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    settings.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(saved[0])
+        settings.fill_uninitialized_memory = saved[1]  # type: ignore[attr-defined]
 
 
 def results(call: Call, backend: Backend) -> list[Tensor]:
@@ -167,66 +188,49 @@ def signature(call: Call) -> str:
     return f"{call.name}({', '.join(shapes)})"
 
 
-def _problem(
-    call: Call,
-    configs: dict[Any, Any],
-    backend: Backend,
-    twin: list[Tensor],
-    exact: list[Tensor],
-    precision: Precision,
-) -> str:
-    with ExitStack() as stack:
-        if configs:
-            stack.enter_context(importlib.import_module("fastresunet_kernels.choice").forced(configs))
-        try:
-            return difference(results(call, backend), twin, exact, precision)
-        except torch.AcceleratorError:
-            raise  # after which the device computes nothing any more
-        except Exception as error:  # compilers fail in many ways; each is a finding
-            return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
+def check(calls: Iterable[Call], precision: Precision, backend: Backend, configurations: bool) -> Iterator[str]:
+    """Yield for each call and configuration what is wrong, "" if nothing is.
 
-
-def _write(findings: Findings, file: Path | None) -> None:
-    if file is not None:
-        file.write_text(json.dumps(asdict(findings), indent=1), encoding="utf-8")
+    Args:
+        calls: of operations.
+        precision: they are made in.
+        backend: what is checked.
+        configurations: check all that can be selected, not the default one.
+    """
+    with torch.no_grad():
+        for call in calls:
+            checker = Checker(call, precision, backend)
+            for variant in checker.variants() if configurations else [DEFAULT]:
+                try:
+                    problem = checker.problem(variant)
+                except torch.AcceleratorError:
+                    raise  # after which the device computes nothing any more
+                except Exception as error:  # compilers fail in many ways; each is a finding
+                    problem = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
+                yield problem and f"{precision.name} {signature(call)}, {variant.description}: {problem}"
 
 
 def main() -> None:
-    """Check, write what was found, and exit with 1 if something is wrong."""
+    """Check, print what is wrong, and exit with 1 if something is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=list(PRECISIONS), default="bf16", help="(default: bf16)")
     parser.add_argument("--configurations", action="store_true", help="all that can be selected, not the defaults")
-    parser.add_argument("--share", default="0/1", help="which part of how many of the work (default: 0/1)")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="after which nothing more is checked")
     parser.add_argument("--batch-size", type=int, default=2, help="(default: 2)")
     parser.add_argument("--size", type=int, default=256, help="image height and width in pixels (default: 256)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="(default: cuda)")
     parser.add_argument("--backend", choices=("triton", "torch"), default="triton", help="(default: triton)")
-    parser.add_argument("--out", type=Path, help="file for what was found")
     options = parser.parse_args()
-    start, precision, device = time.monotonic(), PRECISIONS[options.precision], torch.device(options.device)
-    share, shares = map(int, options.share.split("/"))
-    findings = Findings(name_of(device), precision.name)
-    try:
-        calls = recorded(ModuleSubject(NETWORK), precision, options.batch_size, options.size, device)[share::shares]
-        with precision.active(device):
-            for call in calls:
-                check(
-                    [call],
-                    precision,
-                    findings,
-                    backend=options.backend,
-                    configurations=options.configurations,
-                    seconds_left=lambda: options.seconds - (time.monotonic() - start),
-                )
-                _write(findings, options.out)
-    except torch.AcceleratorError as error:
-        findings.problems.append(f"the device failed: {str(error).splitlines()[0]}")
-    _write(findings, options.out)
-    print(f"{findings.checked} checked on {findings.device}, {findings.unchecked} without time for them")
-    for problem in findings.problems:
-        print(f"WRONG: {problem}")
-    sys.exit(1 if findings.problems else 0)
+    precision, device = PRECISIONS[options.precision], torch.device(options.device)
+    calls = recorded(ModuleSubject(NETWORK), precision, options.batch_size, options.size, device)
+    checked = wrong = 0
+    with precision.active(device):
+        for problem in check(calls, precision, options.backend, options.configurations):
+            checked += 1
+            if problem:
+                wrong += 1
+                print(f"WRONG: {problem}", flush=True)
+    print(f"{checked} checked on {name_of(device)}, {wrong} wrong")
+    sys.exit(1 if wrong else 0)
 
 
 if __name__ == "__main__":

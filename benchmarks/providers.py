@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks.layers import LayerSubject
 from benchmarks.networks import NETWORK, ModuleSubject
 from benchmarks.precision import Precision, spacing
+from benchmarks.rivals import RIVALS, RivalSubject
 from benchmarks.runtimes import RUNTIMES
 from benchmarks.work import Computed, Mode, Step, Work, step_of
 from fastresunet import fold
@@ -35,9 +36,11 @@ class Provider:
         fast: the fast module or operation; otherwise the plain one.
         channels_last: parameters and inputs in channels-last layout.
         compiled: mode of ``torch.compile``; "" does not compile.
+        tuned: lets cuDNN time its algorithms for every shape (``torch.backends.cudnn.benchmark``).
         graph: replays the whole step from one CUDA graph.
         folded: ``fastresunet.fold`` of the network, for evaluation.
         runtime: what runs an exported network in PyTorch's place, see ``benchmarks.runtimes``.
+        rival: another network for the same task, see ``benchmarks.rivals``; its results are not compared.
         build_seconds: roughly what it takes before the first step of the network: not begun when less time is left.
     """
 
@@ -45,15 +48,19 @@ class Provider:
     fast: bool = False
     channels_last: bool = False
     compiled: str = ""
+    tuned: bool = False
     graph: bool = False
     folded: bool = False
     runtime: str = ""
+    rival: str = ""
     build_seconds: float = 0.0
 
     def applies(self, subject: Subject, mode: Mode, device: torch.device) -> bool:
         """Return whether it makes sense for a subject on a device."""
         whole = isinstance(subject, ModuleSubject) and subject.name == NETWORK
         if (self.folded or self.runtime) and not (whole and mode == "evaluation"):
+            return False
+        if self.rival and not whole:
             return False
         if self.runtime and RUNTIMES[self.runtime].device != device.type:
             return False
@@ -65,19 +72,26 @@ class Provider:
     @property
     def missing(self) -> str:
         """What has to be installed before it works, "" for nothing."""
+        if self.rival:
+            return RIVALS[self.rival].missing
         return RUNTIMES[self.runtime].missing if self.runtime else ""
 
 
 PLAIN = (
     Provider(BASELINE),
-    Provider("channels_last", channels_last=True),
-    Provider("channels_last + CUDA graph", channels_last=True, graph=True),
+    Provider("channels_last", channels_last=True, tuned=True),
+    Provider("channels_last + CUDA graph", channels_last=True, tuned=True, graph=True),
     Provider("eager + CUDA graph", graph=True),
     Provider("compile", channels_last=True, compiled="default", build_seconds=_COMPILING),
     Provider("compile + CUDA graphs", channels_last=True, compiled="reduce-overhead", build_seconds=_COMPILING),
     Provider("compile max-autotune", channels_last=True, compiled="max-autotune-no-cudagraphs", build_seconds=_TUNING),
     Provider("compile max-autotune + CUDA graphs", channels_last=True, compiled="max-autotune", build_seconds=_TUNING),
     *(Provider(name, runtime=name, build_seconds=_COMPILING) for name in RUNTIMES),
+    *(Provider(name, channels_last=True, tuned=True, rival=name) for name in RIVALS),
+    *(
+        Provider(f"{name} + compile", channels_last=True, compiled="default", rival=name, build_seconds=_COMPILING)
+        for name in RIVALS
+    ),
 )
 FAST = (
     Provider("FastResUNetPP", fast=True),
@@ -118,6 +132,8 @@ def build(
     """
     work = _work(provider, subject, mode, precision, batch, size, device, backend)
     step = step_of(work, mode, precision)
+    if provider.tuned:
+        step = _TunedStep(step)
     if provider.graph:
         return GraphedStep(step)
     return _MarkedStep(step) if provider.compiled in ("reduce-overhead", "max-autotune") else step
@@ -179,6 +195,8 @@ def _work(
         compile_it: Any = _compiler(provider)
         return subject.work(provider.fast, mode, precision.features, device, backend=backend, transform=compile_it)
     inputs = rounded_inputs(subject, precision, batch, size)
+    if provider.rival:
+        subject = RivalSubject(subject.name, rival=RIVALS[provider.rival])
 
     def transform(module: nn.Module) -> nn.Module:
         if provider.folded:
@@ -215,6 +233,9 @@ def _compiler(provider: Provider) -> Callable[[Any], Any]:
 class GraphedStep:
     """A step captured once in a CUDA graph and replayed on every call; outputs and gradients stay in place.
 
+    The step drops the gradients before it computes new ones, so that those lie in the graph's own memory, and autocast
+    keeps no casts between calls (``Precision.active``): both would otherwise be read from memory that is reused.
+
     Args:
         step: to capture; it runs a few times on a stream of its own first.
     """
@@ -228,7 +249,8 @@ class GraphedStep:
                 step()
         torch.cuda.current_stream(step.work.device).wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Other threads, such as a compiler's, may use the device meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._outputs = step()
 
     @property
@@ -245,6 +267,21 @@ class GraphedStep:
         """Replay the step and return its outputs, which the next replay overwrites."""
         self._graph.replay()
         return self._outputs
+
+
+class _TunedStep(Step):
+    """A step in which cuDNN times its algorithms, at the first call for each shape."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__(step.work, step.mode, step.precision, step.gradients)
+
+    def __call__(self) -> list[Tensor]:
+        saved = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True
+        try:
+            return super().__call__()
+        finally:
+            torch.backends.cudnn.benchmark = saved
 
 
 class _MarkedStep(Step):

@@ -51,6 +51,7 @@ class Result:
         obstacle: why nothing was measured, or "".
         verdict: errors and what they may be, see ``benchmarks.equivalence``.
         seconds: every sample.
+        host_seconds: until a call returned, on an idle GPU, every sample; measured for some results only.
         kept_bytes: kept for the backward pass by plain counting, see ``benchmarks.memory``.
         peak: bytes allocated and reserved, on a GPU.
         joules_per_image: or why it is not known.
@@ -61,6 +62,7 @@ class Result:
     obstacle: str = ""
     verdict: dict[str, Any] | None = None
     seconds: list[float] = field(default_factory=list)
+    host_seconds: list[float] = field(default_factory=list)
     kept_bytes: int | None = None
     peak: dict[str, int] | None = None
     joules_per_image: float | str | None = None
@@ -102,12 +104,16 @@ class Report:
         """Return the results with samples."""
         return [result for result in self.results if result.seconds]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the content of a file."""
+        return {"format": _FORMAT, **asdict(self)}
+
     def write(self, file: Path) -> None:
         """Write the file, completely or not at all; a run that is cut short leaves what it had."""
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
         try:
-            temporary.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1), encoding="utf-8")
+            temporary.write_text(json.dumps(self.as_dict(), indent=1), encoding="utf-8")
             os.replace(temporary, file)
         finally:
             temporary.unlink(missing_ok=True)

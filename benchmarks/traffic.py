@@ -94,10 +94,12 @@ def count(
     return records
 
 
-def count_folded(dtype: torch.dtype, batch_size: int, size: int) -> list[Record]:
+def count_folded(
+    dtype: torch.dtype, batch_size: int, size: int, network: Callable[[], FastResUNetPP] = FastResUNetPP
+) -> list[Record]:
     """Return the launches of a pass of the folded network, converted to ``dtype``, once its weights are packed."""
     # Folding looks at the weights' values, so those are no fake tensors.
-    folded = fold(FastResUNetPP(), backend="triton").to(dtype)
+    folded = fold(network(), backend="triton").to(dtype)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         images = torch.empty(batch_size, 3, size, size, dtype=dtype)
         with recording(folded):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.kernel_check import Findings, check, difference, in_float64, recorded, signature
+from benchmarks.kernel_check import check, difference, in_float64, poisoned, recorded, signature
 from benchmarks.networks import NETWORK, ModuleSubject
 from benchmarks.precision import PRECISIONS
 from fastresunet.ops import Backend
@@ -27,14 +27,12 @@ def calls() -> list[Call]:
 def test_all_operations_are_recorded(calls: list[Call]) -> None:
     names = {call.name for call in calls}
     assert names >= {"conv", "conv_batch_affine", "conv_excitation", "conv_norm_sum", "batch_affine"}
-    assert names >= {"conv_gradients", "branch_gradient"}
+    assert names >= {"conv_gradients", "branch_gradient", "folded_conv", "folded_excited_conv", "folded_pyramid"}
     assert names >= {f"{name}_backward" for name in ("conv", "conv_norm_sum", "batch_affine", "excitation")}
 
 
 def test_right_results_pass(calls: list[Call]) -> None:
-    findings = Findings("a device", "bf16")
-    check(calls, BF16, findings, backend="torch")
-    assert (findings.checked, findings.problems, findings.unchecked) == (len(calls), [], 0)
+    assert list(check(calls, BF16, "torch", configurations=False)) == [""] * len(calls)
 
 
 def test_wrong_results_are_found(calls: list[Call], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,23 +46,42 @@ def test_wrong_results_are_found(calls: list[Call], monkeypatch: pytest.MonkeyPa
         return (output, *rest)
 
     monkeypatch.setattr(Call, "compute", corrupted)
-    findings = Findings("a device", "bf16")
-    check(convolutions, BF16, findings)
-    assert len(findings.problems) == len(convolutions)
-    assert findings.problems[0].startswith(f"bf16 {signature(convolutions[0])}, default: result 0: ")
+    problems = list(check(convolutions, BF16, "triton", configurations=False))
+    assert all(problems)
+    assert problems[0].startswith(f"bf16 {signature(convolutions[0])}, default: result 0: ")
+
+
+def test_an_element_that_nobody_writes_is_found(calls: list[Call], monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = Call.compute
+
+    def unwritten(call: Call, backend: Backend) -> Any:
+        output, *rest = compute(call, "torch")
+        if backend == "triton":
+            fresh = torch.empty_like(output)
+            fresh[..., 1:] = output[..., 1:]
+            output = fresh
+        return (output, *rest)
+
+    monkeypatch.setattr(Call, "compute", unwritten)
+    (problem,) = check([call for call in calls if call.name == "conv"][:1], BF16, "triton", configurations=False)
+    assert "result 0: error nan" in problem
+
+
+def test_memory_is_poisoned_inside_alone() -> None:
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        with poisoned():
+            assert torch.empty(1000).isnan().all()
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
 def test_failures_are_found(calls: list[Call]) -> None:
-    findings = Findings("a device", "bf16")
-    check(calls[:1], BF16, findings, backend="triton")  # which does not compute on the CPU
-    assert len(findings.problems) == 1
-    assert "RuntimeError: " in findings.problems[0]
-
-
-def test_what_there_was_no_time_for_is_counted(calls: list[Call]) -> None:
-    findings = Findings("a device", "bf16")
-    check(calls, BF16, findings, backend="torch", seconds_left=lambda: 0)
-    assert (findings.checked, findings.unchecked) == (0, len(calls))
+    # The kernels do not compute on the CPU.
+    (problem,) = check(calls[:1], BF16, "triton", configurations=False)
+    assert "RuntimeError: " in problem
 
 
 def test_the_exact_call_is_float64_throughout(calls: list[Call]) -> None:
