@@ -69,7 +69,8 @@ def unpack(file: Path, cache: Path) -> str:
             here = software()
             differing = [name for name in here if made_with.get(name) != here[name]]
             if "triton" in differing or "machine" in differing:
-                return f"carried cache does not fit: made with {_list(made_with, differing)}, here {_list(here, differing)}"
+                there, now = _list(made_with, differing), _list(here, differing)
+                return f"carried cache does not fit: made with {there}, here {now}"
             for member in archive:
                 path = PurePosixPath(member.name)
                 if member.isfile() and len(path.parts) == 2 and ".." not in path.parts:

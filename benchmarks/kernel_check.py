@@ -1,8 +1,8 @@
 """Check every operation of the network on this machine's device: in its default configuration, and in all selectable.
 
-The operations of a training step, an evaluation and a folded pass are recorded with the numbers they get there, and each
-is held against plain PyTorch in the same precision and in float64. What is checked writes to memory full of NaN, so that
-an element nobody wrote shows. Needs no pytest; ``benchmarks.gpu_check`` shares the work among processes.
+The operations of a training step, an evaluation and a folded pass are recorded with the numbers they get there, and
+each is held against plain PyTorch in the same precision and in float64. What is checked writes to memory full of NaN,
+so that an element nobody wrote shows. Needs no pytest; ``benchmarks.gpu_check`` shares the work among processes.
 
 Run: python -m benchmarks.kernel_check [--precision bf16] [--configurations]
 """
@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from benchmarks.machine import name_of
 from benchmarks.networks import NETWORK, ModuleSubject
 from benchmarks.precision import PRECISIONS, Precision, rounding
-from benchmarks.work import step_of
+from benchmarks.work import Mode, step_of
 from fastresunet import fold, tuning
 from fastresunet.ops import Backend
 from fastresunet.ops.backend import Call, observed_calls
@@ -58,7 +58,8 @@ DEFAULT = Variant("default", {})
 def recorded(subject: ModuleSubject, precision: Precision, batch: int, size: int, device: torch.device) -> list[Call]:
     """Return the distinct calls of a folded pass, a training step and an evaluation, computed by PyTorch meanwhile."""
     calls: dict[str, Call] = {}
-    for mode, fast in (("evaluation", False), ("training", True), ("evaluation", True)):
+    modes: tuple[tuple[Mode, bool], ...] = (("evaluation", False), ("training", True), ("evaluation", True))
+    for mode, fast in modes:
         work = subject.work(fast, mode, subject.inputs(batch, size), device, backend="torch", transform=_folded(fast))
         # While calls are observed, none is repeated from an earlier one.
         with mock.patch.object(Call, "compute", _computed_by_pytorch), observed_calls(lambda call: None):

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from fastresunet_kernels import launch
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import stub_driver
@@ -160,8 +160,8 @@ def summed(launches: Iterable[Launch]) -> list[dict[str, Any]]:
     found: dict[str, list[float]] = defaultdict(list)
     for name, us in launches:
         found[name[:100]].append(us)
-    rows = [{"kernel": name, "launches": len(us), "us": round(sum(us), 3)} for name, us in found.items()]
-    return sorted(rows, key=lambda row: -float(row["us"]))[:_OTHERS]
+    longest = sorted(found.items(), key=lambda item: -sum(item[1]))[:_OTHERS]
+    return [{"kernel": name, "launches": len(us), "us": round(sum(us), 3)} for name, us in longest]
 
 
 class Profiled:

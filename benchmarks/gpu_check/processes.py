@@ -85,9 +85,9 @@ class Process:
     def _talk(self, given: str) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended before it read that
-            with self._process.stdin as stdin:
-                stdin.write(given)
+        # Broken: it ended before it read that.
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+            stdin.write(given)
         for line in self._process.stdout:
             event = parse(line)
             if event is None:

@@ -6,6 +6,7 @@ No kernel adds in an order that chance decides, so that every bit has to be the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,9 +31,13 @@ def checks(stage: Stage, precision: Precision) -> Iterator[tuple[str, Callable[[
             assert isinstance(built, Step)
             return built
 
-        yield f"{name}, {mode}, repeated from recordings", lambda step=step: _difference(step(), lambda same: same)
+        yield f"{name}, {mode}, repeated from recordings", partial(_check, step, lambda same: same)
         if stage.device.type == "cuda":
-            yield f"{name}, {mode}, from a CUDA graph", lambda step=step: _difference(step(), GraphedStep)
+            yield f"{name}, {mode}, from a CUDA graph", partial(_check, step, GraphedStep)
+
+
+def _check(step: Callable[[], Step], again: Callable[[Step], Computed]) -> str:
+    return _difference(step(), again)
 
 
 def _difference(step: Step, again: Callable[[Step], Computed]) -> str:

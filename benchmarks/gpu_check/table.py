@@ -132,7 +132,7 @@ def _kernels(results: Mapping[str, Any]) -> list[str]:
         if found["our_kernels_ms"]:
             line += f", ours {found['our_kernels_ms']:.3g}, floor {found.get('floor_ms', float('nan')):.3g}"
         lines.append(line + (f"; {found['problem']}" if "problem" in found else ""))
-    first = next((found["kernels"] for found in results.values() if found.get("floor_ms")), [])
+    first: list[dict[str, Any]] = next((found["kernels"] for found in results.values() if found.get("floor_ms")), [])
     for row in first[:5]:
         direction = "backward" if row["backward"] else "forward"
         where = f"{row['kernel']}, {row['layer']} {direction}"

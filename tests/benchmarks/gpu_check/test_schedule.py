@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from benchmarks.gpu_check.schedule import Finding, Phase, Schedule
 from tests.benchmarks.gpu_check.conftest import environment, task
 
@@ -77,9 +79,7 @@ def test_an_interrupt_keeps_what_was_found_and_leaves_no_process() -> None:
             raise KeyboardInterrupt
 
     schedule = Interrupted(environment(), 60, lambda findings: reported.extend(findings))
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         schedule.run([Phase("first", [task("a", "one", "hang")], 30)])
-    except KeyboardInterrupt:
-        pass
     assert [finding.results for finding in reported] == [{"one": ""}]
     assert reported[0].stopped == 1
