@@ -21,9 +21,9 @@ _FORMAT = 1
 _BACKENDS = ("torch", "triton")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Tuned:
-    """Content of a file; equal to itself alone.
+    """Content of a file.
 
     Attributes:
         configs: the fastest configuration, by ``layer_key``.
@@ -32,6 +32,9 @@ class Tuned:
 
     configs: dict[str, Config] = field(default_factory=dict)
     backends: dict[str, str] = field(default_factory=dict)
+
+    # One object while the file stays as it is, see ``read``: a key of what depends on it.
+    __hash__ = object.__hash__
 
 
 def cache_file(device: torch.device) -> Path:

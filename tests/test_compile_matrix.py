@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.skipif(interpreter.INTERPRETED, reason="compiles kernel
 # Processes share the cores with the other tests'.
 JOBS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 TRITON_VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
+MOST_SPILLED_BY_OLDER = 128  # bytes of a thread; docs/design.md lists them
 USE = Use("float32", "train", "layer")
 
 
@@ -85,21 +87,25 @@ def product(
     return variant(product_kernel, *tensors, channels, block=64, precision=precision, num_warps=4, num_stages=stages)
 
 
-@pytest.mark.skipif(
-    TRITON_VERSION < (3, 8), reason="tiles are chosen for the code of Triton 3.8; that of older ones spills in places"
-)
-@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+# The oldest Triton's code is compiled for one target: what it makes of Python is the same for both.
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"] if TRITON_VERSION >= (3, 8) else ["sm_90"])
 def test_every_kernel_of_the_network_compiles_well(target: str) -> None:
     results = compile_matrix.compile_matrix([TARGETS[target]], ["bfloat16"], batch=16, size=256, jobs=JOBS)
     modes = {use.mode for result in results for use in result.variant.uses}
     assert modes == {"train", "eval", "folded"}
     assert any(result.code and result.code.tensor_instructions for result in results)
     problems = {
-        f"{result.variant.name} at {sorted({use.layer for use in result.variant.uses})}": result.problems
+        f"{result.variant.name} at {sorted({use.layer for use in result.variant.uses})}": problems
         for result in results
-        if result.problems
+        if (problems := [problem for problem in result.problems if not _is_known(problem)])
     }
     assert not problems
+
+
+def _is_known(problem: str) -> bool:
+    """Return whether a problem is a small spill of an older Triton: tiles are chosen for the code of 3.8."""
+    spilled = re.fullmatch(r"spills (\d+) bytes", problem)
+    return TRITON_VERSION < (3, 8) and spilled is not None and int(spilled[1]) <= MOST_SPILLED_BY_OLDER
 
 
 @pytest.mark.parametrize("target", TARGETS)
