@@ -42,7 +42,7 @@ bench-model: $(READY)
 	$(VENV)/bin/python -m benchmarks.roofline --gpu $(or $(GPU),h100)
 	$(VENV)/bin/python -m benchmarks.roofline --gpu $(or $(GPU),h100) --evaluation
 
-# make gpu-check [OUT=folder] [PYTHON=python3]: within eight minutes, with a Python that has PyTorch and Triton; it
+# make gpu-check [OUT=folder] [PYTHON=python3]: within nine minutes, with a Python that has PyTorch and Triton; it
 # installs nothing and uses no network. Exits with 1 if something is wrong, with 2 without a GPU.
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check --out $(or $(OUT),gpu-check-out)
