@@ -85,23 +85,14 @@ def fused_logits(network: FoldedResUNetPP, x: Tensor, weights: dict[str, Tensor]
         weights: of ``pack_network`` in that dtype.
         backend: what computes the operations.
     """
-    names, tensors = tuple(weights), [*weights.values(), *parameters_of(network)]
-    if is_plain_eager([x]) and not (torch.is_grad_enabled() and x.requires_grad):
-        logits: Tensor = _repeated_logits(weakref.ref(network), x, tensors, names, backend)
-        return logits
-    return _logits(weakref.ref(network), x, tensors, names, backend)
+    if torch.compiler.is_compiling() or not is_plain_eager([x]) or (torch.is_grad_enabled() and x.requires_grad):
+        return _logits(network, x, weights, backend)
+    tensors = [*weights.values(), *parameters_of(network)]
+    logits: Tensor = _repeated_logits(weakref.ref(network), x, tensors, tuple(weights), backend)
+    return logits
 
 
-def _logits(
-    network_of: weakref.ReferenceType[FoldedResUNetPP],
-    x: Tensor,
-    tensors: list[Tensor],
-    names: tuple[str, ...],
-    backend: Backend,
-) -> Tensor:
-    """Compute ``fused_logits`` from all tensors that it reads, the weights of ``names`` first."""
-    network, weights = network_of(), dict(zip(names, tensors, strict=False))
-    assert network is not None
+def _logits(network: FoldedResUNetPP, x: Tensor, weights: dict[str, Tensor], backend: Backend) -> Tensor:
     fused = _Fused(weights, backend)
     nothing = x.new_empty(0, dtype=accumulation_dtype(x.dtype))
     skips = [fused.block("stem", network.stem, _Map(x, nothing, nothing[None]))]
@@ -115,9 +106,22 @@ def _logits(
     return fused.pyramid("head", network.head, features)
 
 
+def _logits_from(
+    network_of: weakref.ReferenceType[FoldedResUNetPP],
+    x: Tensor,
+    tensors: list[Tensor],
+    names: tuple[str, ...],
+    backend: Backend,
+) -> Tensor:
+    """Return the logits from all tensors that they depend on, the weights of ``names`` first."""
+    network = network_of()
+    assert network is not None
+    return _logits(network, x, dict(zip(names, tensors, strict=False)), backend)
+
+
 # The whole pass in one recording: repeating it costs the host a third of repeating its operations one by one. The
-# network is a weak reference: a recording must not keep it.
-_repeated_logits = repeating(_logits)
+# network is a weak reference, as a recording must not keep it.
+_repeated_logits = repeating(_logits_from)
 
 
 class _Fused:
