@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(interpreter.INTERPRETED, reason="compiles kernel
 # Processes share the cores with the other tests'.
 JOBS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 TRITON_VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
-MOST_SPILLED_BY_OLDER = 128  # bytes of a thread; docs/design.md lists them
+MOST_SPILLED_BY_OLDER = 16  # bytes of a thread; docs/design.md lists them
 USE = Use("float32", "train", "layer")
 
 

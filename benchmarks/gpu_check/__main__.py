@@ -50,7 +50,7 @@ def environment_with_kernels(caches: Path) -> Iterator[dict[str, str]]:
     """Yield the environment of all processes, in which the kernels are importable, and caches are shared.
 
     Args:
-        caches: folder that compiled kernels are kept in; the next run on this machine finds them.
+        caches: folder that Triton's kernels are kept in; the next run on this machine finds them.
     """
     with tempfile.TemporaryDirectory() as path:
         (Path(path) / "fastresunet_kernels").symlink_to(ROOT / "kernels", target_is_directory=True)
@@ -61,7 +61,8 @@ def environment_with_kernels(caches: Path) -> Iterator[dict[str, str]]:
             "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONUNBUFFERED": "1",
             "TRITON_CACHE_DIR": str(caches / "triton"),
-            "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+            # Of this run alone: a compiler that is ended for want of time leaves files cut short.
+            "TORCHINDUCTOR_CACHE_DIR": str(Path(path) / "inductor"),
             "TORCHINDUCTOR_COMPILE_THREADS": "4",  # of each of several processes that compile
         }
 
