@@ -13,14 +13,14 @@ test: $(READY) check
 	$(VENV)/bin/python -m pytest -n auto
 	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -n auto tests/kernels
 
-# The oldest supported PyTorch and Triton, with the compiled layers of the network for one architecture. This Triton's
-# interpreter takes arrays of one element for numbers, as newer versions of numpy do not.
+# The oldest supported PyTorch and Triton: the layers of the network compiled, for one architecture, and folded operations
+# interpreted. This Triton's interpreter takes arrays of one element for numbers, as newer versions of numpy do not.
 OLDEST = .venv-oldest
 NEEDS_EXTRAS = --ignore tests/training --ignore tests/keras --ignore tests/kernels/test_tuning.py
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python -m pytest -n auto $(NEEDS_EXTRAS) --ignore tests/compiled
 	$(OLDEST)/bin/python -m pytest -n auto tests/compiled/test_layers.py -k sm_90
-	TRITON_INTERPRET=1 $(OLDEST)/bin/python -m pytest -n auto tests/kernels $(NEEDS_EXTRAS)
+	TRITON_INTERPRET=1 $(OLDEST)/bin/python -m pytest -n auto tests/kernels/test_folded.py
 
 $(OLDEST)/.ready: pyproject.toml setup.py
 	$(PYTHON) -m venv $(OLDEST)

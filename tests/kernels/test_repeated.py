@@ -50,5 +50,5 @@ def test_repeated_folded_inference_equals_that_of_plain_pytorch(monkeypatch: pyt
         repeated.replays = 0
         with torch.no_grad():
             assert relative_difference(folded(images), network(images)) <= 1e-10
-    # All: two convolutions of each residual block, three more of each gate, and two pyramids.
-    assert repeated.replays == 2 * 7 + 3 * 3 + 2
+    assert repeated.replays == 1  # the whole pass
+    assert len(repeated.launches) > 20
