@@ -119,7 +119,7 @@ def _logits_from(
     return _logits(network, x, dict(zip(names, tensors, strict=False)), backend)
 
 
-# The whole pass in one recording: repeating it costs the host a third of repeating its operations one by one. The
+# The whole pass in one recording: repeating it costs the host less than half of repeating its operations one by one. The
 # network is a weak reference, as a recording must not keep it.
 _repeated_logits = repeating(_logits_from)
 
