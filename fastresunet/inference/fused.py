@@ -119,8 +119,8 @@ def _logits_from(
     return _logits(network, x, dict(zip(names, tensors, strict=False)), backend)
 
 
-# The whole pass in one recording: repeating it costs the host less than half of repeating its operations one by one. The
-# network is a weak reference, as a recording must not keep it.
+# The whole pass in one recording: repeating it costs the host less than half of repeating its operations one by one.
+# The network is a weak reference, as a recording must not keep it.
 _repeated_logits = repeating(_logits_from)
 
 
