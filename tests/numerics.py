@@ -41,9 +41,21 @@ def assert_as_close_as_reference(
         reduction_length: number of products in the longest sum.
         factor: how many times the reference's own error is allowed.
     """
-    error = (value.double() - exact).abs().max()
-    reference_error = (same_dtype.double() - exact).abs().max()
-    allowed = factor * reference_error + rounding(dtype, reduction_length) * exact.abs().max()
+    reference_error = largest_error(same_dtype, exact)
+    assert_error_explained(value, exact, reference_error, rounding(dtype, reduction_length), factor)
+
+
+def largest_error(value: Tensor, exact: Tensor) -> float:
+    """Return the largest absolute difference from float64."""
+    return float((value.double() - exact).abs().max())
+
+
+def assert_error_explained(
+    value: Tensor, exact: Tensor, reference_error: float, relative_rounding: float, factor: float
+) -> None:
+    """Assert ``|value - exact| <= factor * reference_error + relative_rounding * |exact|`` in the largest norm."""
+    error = largest_error(value, exact)
+    allowed = factor * reference_error + relative_rounding * float(exact.abs().max())
     assert error <= allowed, f"error {error:.3e}, reference error {reference_error:.3e}, allowed {allowed:.3e}"
 
 

@@ -19,14 +19,13 @@ from fastresunet.ops.layout import channels_last
 from fastresunet.ops.source import flatten
 from fastresunet.training.compare import activation_bytes
 from tests.numerics import (
-    assert_as_close_as_reference,
     assert_buffers_close,
     assert_gradients_close,
     relative_difference,
 )
 from tests.ops import plain
 from tests.ops.cases import CASES, ConvCase, operands
-from tests.ops.test_conv import run
+from tests.ops.test_conv import check_rounding, run
 from tests.ops.test_conv_norm_sum import LAYOUTS, branch, sources
 from tests.ops.test_vectors import check_added_gates, check_affine, check_excitation, check_excitation_statistics
 
@@ -54,14 +53,8 @@ def test_values_and_gradients_in_float64(case: ConvCase) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("name", ["plain", "gate", "pool", "residual", "decoder"])
 def test_rounds_no_worse_than_the_plain_twin(name: str, dtype: torch.dtype, kind: str) -> None:
-    case = next(case for case in CASES if case.name == name)
-    exact = operands(case, kind).to(dtype).to(torch.float64)
-    lower = exact.to(dtype)
-    values, twins, exacts = run(triton_conv, lower), run(plain.conv, lower), run(plain.conv, exact)
-    terms = sum(case.channels) * case.kernel**2 + case.size[0] * case.size[1]
-    for value, twin, true in zip(values[0] + values[1], twins[0] + twins[1], exacts[0] + exacts[1], strict=True):
-        # The kernels add in another order; of a few hundred roundings the largest is compared.
-        assert_as_close_as_reference(value, twin, true, dtype, terms, factor=5)
+    # The kernels add in another order; of a few hundred roundings the largest is compared.
+    check_rounding(triton_conv, name, dtype, kind, factor=5)
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["batch-statistics", "running-statistics"])

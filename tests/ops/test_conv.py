@@ -11,7 +11,7 @@ from torch.library import opcheck
 
 from fastresunet import ops
 from fastresunet.ops.source import flatten
-from tests.numerics import assert_as_close_as_reference, relative_difference
+from tests.numerics import assert_error_explained, largest_error, relative_difference, rounding
 from tests.ops import plain
 from tests.ops.cases import CASES, ConvCase, Operands, operands
 
@@ -25,6 +25,26 @@ def run(conv: Any, x: Operands) -> tuple[list[Tensor], list[Tensor]]:
     directions = [(torch.randn(o.shape, generator=generator, dtype=torch.float64) / 16).to(o.dtype) for o in outputs]
     gradients = torch.autograd.grad(outputs, x.leaves, directions)
     return [o.detach() for o in outputs], list(gradients)
+
+
+def check_rounding(conv: Any, name: str, dtype: torch.dtype, kind: str, factor: float) -> None:
+    """Assert that outputs and gradients are as exact as the plain twin's, but for ``factor``.
+
+    A sum of a few numbers can be exact by luck, and on which machine it is depends on the order in which its libraries
+    add: the twin's error is the largest of several draws.
+    """
+    case = next(case for case in CASES if case.name == name)
+    # All dtypes start from the same numbers, those of the lowest precision.
+    draws = [operands(case, kind).to(dtype).to(torch.float64) for _ in range(5)]
+    results = run(conv, draws[0].to(dtype))
+    twins = [run(plain.conv, draw.to(dtype)) for draw in draws]
+    exacts = [run(plain.conv, draw) for draw in draws]
+    terms = sum(case.channels) * case.kernel**2 + case.size[0] * case.size[1]
+    for group, values in enumerate(results):
+        for i, value in enumerate(values):
+            pairs = zip(twins, exacts, strict=True)
+            reference_error = max(largest_error(twin[group][i], exact[group][i]) for twin, exact in pairs)
+            assert_error_explained(value, exacts[0][group][i], reference_error, rounding(dtype, terms), factor)
 
 
 @by_case
@@ -63,14 +83,7 @@ def test_gradcheck(case: ConvCase) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("name", ["plain", "gate", "pool", "residual", "decoder"])
 def test_rounds_no_worse_than_the_plain_twin(name: str, dtype: torch.dtype, kind: str) -> None:
-    case = next(case for case in CASES if case.name == name)
-    # All dtypes start from the same numbers, those of the lowest precision.
-    exact = operands(case, kind).to(dtype).to(torch.float64)
-    lower = exact.to(dtype)
-    values, twins, exacts = run(ops.conv, lower), run(plain.conv, lower), run(plain.conv, exact)
-    terms = sum(case.channels) * case.kernel**2 + case.size[0] * case.size[1]
-    for value, twin, reference in zip(values[0] + values[1], twins[0] + twins[1], exacts[0] + exacts[1], strict=True):
-        assert_as_close_as_reference(value, twin, reference, dtype, terms)
+    check_rounding(ops.conv, name, dtype, kind, factor=2)
 
 
 def test_statistics_of_a_large_mean_do_not_cancel() -> None:
