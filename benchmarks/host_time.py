@@ -96,8 +96,10 @@ def steps(dtype: torch.dtype, size: int) -> dict[str, tuple[Callable[[], None], 
     image, direction = torch.rand(1, 3, size, size), torch.randn(1, 1, size, size)
 
     def training(network: nn.Module) -> Callable[[], None]:
+        optimizer = torch.optim.SGD(network.parameters())
+
         def step() -> None:
-            network.zero_grad()
+            optimizer.zero_grad()
             logits = _logits(network, image, dtype)
             logits.backward(direction.to(logits.dtype))
 
