@@ -167,12 +167,12 @@ _HALF = {
 }
 _SINGLE = {
     "3x3": _row(
-        Config(64, 16, 16, window_rows=2), Config(32, 16, 32, window_rows=2), Config(64, 32, 64), Config(64, 16, 64)
+        Config(64, 16, 16, window_rows=2), Config(32, 16, 32, window_rows=2), Config(64, 32, 64), Config(64, 32, 64)
     ),
-    "3x3 gradient": _row(Config(64, 16, 16, window_rows=2), Config(64, 16, 32), Config(64, 32, 64), Config(64, 16, 64)),
+    "3x3 gradient": _row(Config(64, 16, 16, window_rows=2), Config(64, 16, 32), Config(64, 32, 32), Config(64, 16, 64)),
     "image": _row(Config(64, 16, 16), Config(64, 16, 32), Config(64, 16, 32), Config(64, 16, 32)),
     "scattered": _row(Config(128, 16, 16), Config(64, 16, 32), Config(64, 16, 64), Config(64, 16, 64)),
-    "scattered gradient": _row(Config(128, 16, 16), Config(64, 16, 16), Config(64, 16, 32), Config(64, 16, 32)),
+    "scattered gradient": _row(Config(128, 16, 16), Config(64, 16, 16), Config(64, 16, 32), Config(64, 32, 32)),
     "spread": _row(Config(128, 16, 16), Config(64, 16, 32), Config(64, 16, 64), Config(64, 16, 64)),
     "window": _row(Config(32, 16, 16), Config(32, 16, 16), Config(32, 16, 16), Config(32, 16, 16)),
     "1x1": _row(Config(64, 32, 16), Config(64, 32, 32), Config(64, 32, 64), Config(64, 32, 64)),
@@ -201,13 +201,13 @@ _HALF_WEIGHT_GRADIENT = {
 }
 _SINGLE_WEIGHT_GRADIENT = {
     "3x3": _row(
-        Config(16, 16, 16, window_rows=2, all_taps=True, warps=1),
+        Config(16, 16, 16, window_rows=2, all_taps=True, warps=2),
         Config(16, 16, 32, window_rows=4, all_taps=True, warps=2),
         Config(16, 16, 64, all_taps=True),
         Config(16, 64, 64),
     ),
     "scattered": _row(
-        Config(16, 16, 16, all_taps=True, warps=1),
+        Config(16, 16, 16, all_taps=True, warps=2),
         Config(16, 16, 32, all_taps=True, warps=2),
         Config(16, 16, 64, all_taps=True),
         Config(16, 64, 64),

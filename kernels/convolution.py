@@ -170,7 +170,7 @@ def convolve_packed(
         )
         if side is not None and first.dtype.itemsize > 2:
             # Beside a product of wider blocks, those of the side spill registers.
-            config = replace(config, block_in=16)
+            config = replace(config, block_in=16, block_out=min(config.block_out, 32))
     window_rows, window_columns = (2, 2) if parity or pool else (config.window_rows, 1)
     rows, columns = windows(height, window_rows, dilation, pool), windows(width, window_columns, dilation, pool)
     out_height, out_width = (rows, columns) if pool else (height, width)
