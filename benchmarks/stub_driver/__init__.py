@@ -6,6 +6,7 @@ compiled for an H100.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import shutil
@@ -91,6 +92,7 @@ def _library() -> ctypes.CDLL:
     if compiler is None:
         raise StubUnavailableError("no C compiler was found to build the stub of the CUDA library: install gcc")
     folder = tempfile.mkdtemp(prefix="stub-driver-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # Triton may link with it as long as the process lives
     library = Path(folder) / _LIBRARY
     command = [compiler, "-shared", "-fPIC", "-O2", f"-Wl,-soname,{_LIBRARY}", "-o", str(library), str(_SOURCE)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
