@@ -59,13 +59,14 @@ class Prepared:
         found = (*key, *_surroundings(tensors[0].device))
         plan = self._plans.get(found, _UNKNOWN)
         if plan is _UNKNOWN:
-            return self._recorded(found, arguments, tensors)
+            return self._recorded(found, arguments)
         if plan is None:
             return self._implementation(*arguments)
         with launch.on_device_of(tensors[0]):
             return plan.replay(tensors, addresses)
 
-    def _recorded(self, key: tuple[Any, ...], arguments: tuple[Any, ...], tensors: list[Tensor]) -> Any:
+    def _recorded(self, key: tuple[Any, ...], given: Sequence[Any]) -> Any:
+        arguments, tensors = _told_apart(given)
         recording = Recording(tensors)
         with recording:
             results = self._implementation(*arguments)
@@ -89,15 +90,31 @@ def _describe(arguments: Sequence[Any], key: list[Any], tensors: list[Tensor]) -
         for value in values:
             if isinstance(value, Tensor):
                 tensors.append(value)
-                key += (value.dtype, value.shape, value.stride())
+                key += (value.dtype, value.shape, value.stride(), value.device)
             else:
                 key.append(value)
 
 
+def _told_apart(arguments: Sequence[Any]) -> tuple[list[Any], list[Tensor]]:
+    """Return arguments of which no two are the same tensor, and the tensors among them.
+
+    A recording tells operands apart by their identity; those of a later call may differ where these are one.
+    """
+    tensors: list[Tensor] = []
+
+    def alone(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            value = value.detach() if any(value is other for other in tensors) else value
+            tensors.append(value)
+        return value
+
+    apart = [[alone(x) for x in value] if type(value) is list else alone(value) for value in arguments]
+    return apart, tensors
+
+
 def _surroundings(device: torch.device) -> tuple[Any, ...]:
-    """Return all else that a plan depends on."""
+    """Return all else that a plan depends on, with the device that launches."""
     return (
-        device,
         driver.active,
         knobs.runtime.debug,
         knobs.compilation.instrumentation_mode,

@@ -127,7 +127,7 @@ class Recording(TorchDispatchMode):
         returned = list(_tensors_in(result))
         if None in taken or function._schema.is_mutable:
             self._is_repeatable = False
-        elif all(self._is_view(x, sources) for x in returned):
+        elif returned and all(self._is_view(x, sources) for x in returned):
             for view in returned:
                 slot = self._add(view, sources)
                 self._steps.append(_Viewed(slot, self._places[id(view)].root))

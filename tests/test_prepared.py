@@ -213,13 +213,36 @@ def test_the_interpreter_takes_the_slow_path(kernel: Adds, monkeypatch: pytest.M
     assert (kernel.slow, kernel.fast) == (4, 0)
 
 
-@pytest.mark.parametrize("change", ["in-place", "random", "unknown-tensor"])
+def test_one_tensor_in_two_places_does_not_stand_for_both_in_later_calls(kernel: Adds) -> None:
+    operation = adding(kernel)
+    same = torch.randn(4, 8)
+    for pairs, added in (([same, same], same), (pair(4, 8), torch.randn(4, 8)), ([same, same], torch.randn(4, 8))):
+        check(operation, pairs, added)
+    assert (kernel.slow, kernel.fast) == (2, 4)
+
+
+def test_a_plan_is_for_the_devices_of_all_operands(kernel: Adds) -> None:
+    def implementation(x: Tensor, y: Tensor) -> Tensor:
+        if x.device != y.device:
+            raise ValueError("operands are on several devices")
+        total = torch.empty_like(x)
+        launch(kernel, (1,), x, y, total, x.numel(), BIAS=0.0)
+        return total
+
+    operation, x = Prepared(implementation), torch.randn(8)
+    operation(x, x)
+    with pytest.raises(ValueError, match="several devices"):
+        operation(x, x.to("meta"))
+
+
+@pytest.mark.parametrize("change", ["in-place", "random", "unknown-tensor", "read-on-the-host"])
 def test_what_cannot_be_repeated_is_computed_each_time(kernel: Adds, change: str) -> None:
     kept = torch.randn(8)
 
     def implementation(x: Tensor) -> Tensor:
         total = torch.empty_like(x)
-        launch(kernel, (1,), x, kept if change == "unknown-tensor" else x, total, x.numel(), BIAS=0.0)
+        bias = float(x[0]) if change == "read-on-the-host" else 0.0
+        launch(kernel, (1,), x, kept if change == "unknown-tensor" else x, total, x.numel(), BIAS=bias)
         if change == "in-place":
             total.neg_()
         return total + torch.randn(8) if change == "random" else total
@@ -228,8 +251,13 @@ def test_what_cannot_be_repeated_is_computed_each_time(kernel: Adds, change: str
     for _ in range(2):
         x = torch.randn(8)
         value = operation(x)
-        if change != "random":
-            torch.testing.assert_close(value, x + kept if change == "unknown-tensor" else -2 * x)
+        expected = {
+            "in-place": -2 * x,
+            "random": value,
+            "unknown-tensor": x + kept,
+            "read-on-the-host": 2 * x + x[0],
+        }
+        torch.testing.assert_close(value, expected[change])
     assert (kernel.slow, kernel.fast) == (2, 0)
 
 
