@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sized
 from typing import Any
 
 import torch
@@ -33,23 +33,23 @@ class Baked:
 
     def __init__(self, modules: Iterable[nn.Module], optimizer: Optimizer | None = None) -> None:
         self._settings = _settings()
-        self._entries: list[tuple[Mapping[Any, Any], Any, Any]] = []
+        self._entries: list[tuple[MutableMapping[Any, Any], Any, Any]] = []
+        self._collections: list[Sized] = []
         self._hooks: list[tuple[Mapping[int, Any], tuple[int, ...]]] = []
         self._tensors: list[tuple[Tensor, int, torch.dtype, bool]] = []
-        self._groups: tuple[list[dict[str, Any]], int] = ([], 0)
         for root in modules:
             for module in root.modules():
                 self._add_module(module)
         if optimizer is not None:
             self._add_optimizer(optimizer)
+        self._sizes = [len(x) for x in self._collections]
         devices = sorted({str(tensor.device) for tensor, *_ in self._tensors})
         if len(devices) > 1:
             raise ValueError(f"a graph is captured on one device; parameters and buffers are on {', '.join(devices)}")
 
     def holds(self) -> bool:
-        """Return whether nothing has changed: no tensor was replaced, moved, frozen, no mode or option set anew."""
-        groups, count = self._groups
-        if len(groups) != count or self._settings != _settings():
+        """Return whether nothing has changed: no tensor or layer added, replaced, moved, frozen, no option set."""
+        if self._settings != _settings() or list(map(len, self._collections)) != self._sizes:
             return False
         for mapping, key, value in self._entries:
             found = mapping.get(key, _MISSING)
@@ -63,6 +63,22 @@ class Baked:
                 return False
         return True
 
+    def restorer(self) -> Callable[[], None]:
+        """Return a function that takes back what is put in place of tensors and options from now on."""
+        memory = [(tensor, tensor.detach()) for tensor, *_ in self._tensors]
+
+        def restore() -> None:
+            for mapping, key, value in self._entries:
+                if value is _MISSING:
+                    mapping.pop(key, None)
+                elif mapping.get(key, _MISSING) is not value:
+                    mapping[key] = value
+            for tensor, before in memory:
+                if tensor.data_ptr() != before.data_ptr():
+                    tensor.data = before
+
+        return restore
+
     def _add_module(self, module: nn.Module) -> None:
         attributes = vars(module)
         for name in _MODULE_ATTRIBUTES:
@@ -71,6 +87,7 @@ class Baked:
         for name in _MODULE_HOOKS:
             self._hooks.append((attributes[name], tuple(attributes[name])))
         for name in ("_parameters", "_buffers", "_modules"):
+            self._collections.append(attributes[name])
             for key, value in attributes[name].items():
                 self._add(attributes[name], key)
                 if isinstance(value, Tensor):
@@ -80,8 +97,9 @@ class Baked:
         attributes = vars(optimizer)
         self._add(attributes, "state")
         self._add(attributes, "param_groups")
-        self._groups = (optimizer.param_groups, len(optimizer.param_groups))
+        self._collections.append(optimizer.param_groups)
         for group in optimizer.param_groups:
+            self._collections.append(group["params"])
             for name in group:
                 if name not in _FREE_OPTIONS:
                     self._add(group, name)
@@ -94,7 +112,7 @@ class Baked:
                 self._add(state, name)
         self._entries += [(optimizer.state, parameter, state) for parameter, state in optimizer.state.items()]
 
-    def _add(self, mapping: Mapping[Any, Any], key: Any) -> None:
+    def _add(self, mapping: MutableMapping[Any, Any], key: Any) -> None:
         self._entries.append((mapping, key, mapping.get(key, _MISSING)))
 
     def _add_tensor(self, tensor: Tensor) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,6 +41,9 @@ class Capturer(Protocol):
     def capture(self, compute: Callable[[], Tensor]) -> Capture:
         """Record what a computation launches; nothing is computed before the first replay."""
 
+    def turn(self) -> AbstractContextManager[None]:
+        """Return a context for one user of the graphs' memory at a time, on the host and on the device."""
+
 
 class CudaCapturer:
     """Captures CUDA graphs.
@@ -52,6 +58,9 @@ class CudaCapturer:
         self.device = device
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._end_of_turn: torch.cuda.Event | None = None
 
     def run(self, compute: Callable[[], Tensor]) -> Tensor:
         """Compute on the stream of the captures; the current stream waits for it."""
@@ -64,12 +73,43 @@ class CudaCapturer:
 
     def capture(self, compute: Callable[[], Tensor]) -> Capture:
         """Capture a CUDA graph; other threads, such as one that pins memory, may use CUDA meanwhile."""
+        if not self._graphs:  # PyTorch gives up a pool with the last graph in it
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # PyTorch stays on the stream of a capture that failed: the outer block leaves it.
         outside = torch.cuda.stream(torch.cuda.current_stream(self.device))
-        with outside, torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-            result = compute()
+        try:
+            with outside, torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                result = compute()
+        except BaseException:
+            self._give_up_pool()
+            raise
+        self._graphs.add(graph)
         return Capture(result, graph.replay)
+
+    def _give_up_pool(self) -> None:
+        """Take another pool after a capture that failed: PyTorch may go on allocating in the old one."""
+        try:
+            torch._C._cuda_endAllocateToPool(self.device.index, self._pool)
+        except RuntimeError:
+            pass  # it has ended that, as after errors in Python
+        else:
+            torch._C._cuda_releasePool(self.device.index, self._pool)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for other threads, and on the device for what they have launched on other streams."""
+        with self._lock:
+            stream = torch.cuda.current_stream(self.device)
+            if self._end_of_turn is None:
+                self._end_of_turn = torch.cuda.Event()
+            else:
+                stream.wait_event(self._end_of_turn)
+            try:
+                yield
+            finally:
+                self._end_of_turn.record(stream)
 
 
 def capturer_for(device: torch.device) -> Capturer | None:

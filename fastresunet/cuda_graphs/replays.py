@@ -88,6 +88,10 @@ class Replays:
         if not self.captures_on(device):
             return computation.compute(*_moved(inputs, device))
         assert self._capturer is not None
+        with self._capturer.turn():
+            return self._by_graph(self._capturer, computation, inputs)
+
+    def _by_graph(self, capturer: capture.Capturer, computation: Computation, inputs: Sequence[Tensor]) -> Tensor:
         if self._baked is not None and not self._baked.holds():
             self.reset()
         signature = _signature(inputs)
@@ -95,9 +99,9 @@ class Replays:
         if key in self._graphs:
             return self._replay(key, inputs)
         if computation.variant in self._seen.get(signature, ()):
-            self._capture(self._capturer, computation, signature)
+            self._capture(capturer, computation, signature)
             return self._replay(key, inputs)
-        result = self._capturer.run(lambda: computation.compute(*_moved(inputs, device)))
+        result = capturer.run(lambda: computation.compute(*_moved(inputs, computation.device)))
         if self._baked is None or not self._baked.holds():  # the first computation makes what others change in place
             self._graphs.clear()
             self._baked = computation.bake()
@@ -107,7 +111,7 @@ class Replays:
     def _replay(self, key: tuple[Hashable, Signature], inputs: Sequence[Tensor]) -> Tensor:
         graph = self._graphs[key]
         for static, given in zip(self._inputs[key[1]], inputs, strict=True):
-            static.copy_(given, non_blocking=True)
+            static.copy_(given.detach(), non_blocking=True)
         graph.replay()
         return graph.result.clone()
 
@@ -118,8 +122,15 @@ class Replays:
                 for shape, dtype, memory_format in signature
             ]
         inputs = self._inputs[signature]
-        graph = capture.capture(capturer, lambda: computation.compute(*inputs))
-        if self._baked is None or not self._baked.holds():
+        assert self._baked is not None
+        restore = self._baked.restorer()
+        try:
+            graph = capture.capture(capturer, lambda: computation.compute(*inputs))
+        except BaseException:
+            restore()
+            raise
+        if not self._baked.holds():
+            restore()
             self.reset()
             raise capture.CaptureError(
                 "this computation cannot be captured in a CUDA graph: it puts new tensors in place of parameters, "
@@ -136,7 +147,7 @@ class Replays:
             warnings.warn(
                 f"CUDA graphs are kept for max_shapes={self.max_shapes} shapes, which are {shapes}; others, such as "
                 f"{'x'.join(map(str, signature[0][0]))}, are computed eagerly. Raise max_shapes, or use fewer shapes.",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -145,7 +156,7 @@ class Replays:
 
 
 def _moved(inputs: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    return [x.to(device, non_blocking=True) for x in inputs]
+    return [x.detach().to(device, non_blocking=True) for x in inputs]
 
 
 def _signature(inputs: Sequence[Tensor]) -> Signature:

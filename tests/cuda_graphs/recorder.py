@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +112,10 @@ class RecordingCapturer:
         """Compute."""
         self.runs += 1
         return compute()
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing."""
+        return nullcontext()
 
     def capture(self, compute: Callable[[], Tensor]) -> Capture:
         """Record a computation."""

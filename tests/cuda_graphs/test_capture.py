@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,7 +28,9 @@ class FakeCuda:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.current = "main"
-        self.fails_at_the_end = False
+        self.pools = 0
+        self.allocates_in: str | None = None  # the pool of a capture that is not ended
+        self.breaks = False  # the device's capture, so that it cannot be ended
 
     def stream(self, name: str) -> Any:
         log = self.log
@@ -35,6 +38,9 @@ class FakeCuda:
         class Stream(str):
             def wait_stream(self, other: str) -> None:
                 log.append(f"{self} waits for {other}")
+
+            def wait_event(self, event: _FakeEvent) -> None:
+                log.append(f"{self} waits for the end of the last turn")
 
         return Stream(name)
 
@@ -49,17 +55,37 @@ class FakeCuda:
     @contextmanager
     def graph(self, graph: Any, pool: Any, stream: str, capture_error_mode: str) -> Iterator[None]:
         self.log.append(f"capture in {pool} on {stream}, {capture_error_mode}")
-        self.current = stream
-        yield
-        self.current = "main"
+        assert self.allocates_in is None
+        self.current, self.allocates_in = stream, pool
+        try:
+            yield
+        finally:
+            if self.breaks:
+                raise RuntimeError("operation failed due to a previous error during capture")
+            self.allocates_in = None
+            self.current = "main"
+
+    def new_pool(self) -> str:
+        self.pools += 1
+        return f"pool {self.pools}"
+
+    def end_allocations(self, device: int, pool: str) -> None:
+        if self.allocates_in != pool:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.allocates_in = None
+        self.log.append(f"end allocations in {pool}")
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "Stream", lambda device: self.stream("side"))
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.stream(self.current))
         monkeypatch.setattr(torch.cuda, "stream", self.use)
-        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", self.new_pool)
         monkeypatch.setattr(torch.cuda, "graph", self.graph)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: _FakeGraph(self.log))
+        monkeypatch.setattr(torch.cuda, "Event", lambda: _FakeEvent(self.log))
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end_allocations, raising=False)
+        release = lambda device, pool: self.log.append(f"release {pool}")  # noqa: E731
+        monkeypatch.setattr(torch._C, "_cuda_releasePool", release, raising=False)
 
 
 class _FakeGraph:
@@ -68,6 +94,14 @@ class _FakeGraph:
 
     def replay(self) -> None:
         self.log.append("replay")
+
+
+class _FakeEvent:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def record(self, stream: str) -> None:
+        self.log.append(f"end of a turn on {stream}")
 
 
 @pytest.fixture
@@ -92,10 +126,68 @@ def test_warm_up_and_capture_share_a_stream_and_all_graphs_a_pool(cuda: FakeCuda
     assert cuda.log == ["side waits for main", "compute on side", "main waits for side"]
     cuda.log.clear()
     captures = [capture(capturer, computing(cuda)) for _ in range(2)]
-    assert cuda.log == 2 * ["capture in pool on side, thread_local", "compute on side"]
+    assert cuda.log == 2 * ["capture in pool 2 on side, thread_local", "compute on side"]
     cuda.log.clear()
     captures[1].replay()
     assert (cuda.log, cuda.current) == (["replay"], "main")
+
+
+def test_a_pool_is_given_up_with_its_last_graph(cuda: FakeCuda) -> None:
+    capturer = CudaCapturer(GPU)
+    for _ in range(2):
+        first, second = (capture(capturer, computing(cuda)) for _ in range(2))
+        del first, second
+    pools = [line.split(" on ")[0] for line in cuda.log if line.startswith("capture")]
+    assert pools == 2 * ["capture in pool 2"] + 2 * ["capture in pool 3"]
+
+
+@pytest.mark.parametrize("breaks", [False, True], ids=["python-fails", "device-fails"])
+def test_after_a_capture_that_failed_the_next_one_has_a_pool_of_its_own(cuda: FakeCuda, breaks: bool) -> None:
+    capturer = CudaCapturer(GPU)
+    kept = capture(capturer, computing(cuda))
+    cuda.log.clear()
+    cuda.breaks = breaks
+    with pytest.raises(CaptureError, match=r"\.view\(3\)"):
+        capture(capturer, lambda: torch.zeros(2).view(3))
+    ended = ["end allocations in pool 2", "release pool 2"] if breaks else []
+    assert cuda.log == ["capture in pool 2 on side, thread_local", *ended]
+    cuda.breaks = False
+    capture(capturer, computing(cuda))
+    assert cuda.log[-2:] == ["capture in pool 3 on side, thread_local", "compute on side"]
+    kept.replay()
+
+
+def test_turns_follow_one_another_on_the_device(cuda: FakeCuda) -> None:
+    capturer = CudaCapturer(GPU)
+    for stream in ("main", "other"):
+        with cuda.use(stream), capturer.turn():
+            cuda.log.append(f"turn on {stream}")
+    assert cuda.log == [
+        "turn on main",
+        "end of a turn on main",
+        "other waits for the end of the last turn",
+        "turn on other",
+        "end of a turn on other",
+    ]
+
+
+def test_a_second_thread_waits_for_its_turn(cuda: FakeCuda) -> None:
+    capturer = CudaCapturer(GPU)
+    began, order = threading.Event(), []
+
+    def second() -> None:
+        began.set()
+        with capturer.turn():
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with capturer.turn():
+        thread.start()
+        began.wait()
+        thread.join(timeout=0.05)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
 
 
 def test_only_cuda_devices_capture() -> None:

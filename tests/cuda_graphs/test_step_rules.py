@@ -115,11 +115,76 @@ def test_tensors_put_in_place_of_others_are_refused(capturer: RecordingCapturer)
             y: Tensor = self.layer(x)
             return y
 
-    step = graphed(Counting())
+    model = Counting()
+    step = graphed(model)
+    data = batches(2, 2)
+    for count in (1, 2):
+        step(*data[0])
+        before = state(model, step.optimizer)
+        with pytest.raises(RuntimeError, match="puts new tensors in place of parameters, buffers or states"):
+            step(*data[1])
+        assert_same(state(model, step.optimizer), before)
+        assert model.count == count
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["put-in-place", "and-read-on-the-host"])
+def test_a_capture_that_is_given_up_leaves_memory_and_buffers_in_place(
+    capturer: RecordingCapturer, fails: bool
+) -> None:
+    class Replacing(nn.Module):
+        average: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = small_network()
+            self.register_buffer("average", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(x)
+            self.average.data = self.average.data + 1
+            return y.abs() * float(y.detach().mean()) if fails else y
+
+    model = Replacing()
+    step = graphed(model)
     data = batches(2, 2)
     step(*data[0])
-    with pytest.raises(RuntimeError, match="puts new tensors in place of parameters, buffers or states"):
+    address = model.average.data_ptr()
+    with pytest.raises(RuntimeError, match="cannot be captured"):
         step(*data[1])
+    assert model.average == 1
+    assert model.average.data_ptr() == address
+
+
+def test_targets_with_a_gradient_of_their_own_build_no_graph_from_step_to_step(capturer: RecordingCapturer) -> None:
+    teacher, step = small_network(), graphed(small_network())
+    for images, _ in batches(2, 2, 2, 2):
+        step(images, torch.sigmoid(teacher(images)))
+    assert capturer.replays == 3
+    assert not any(x.requires_grad for kept in step._replays._inputs.values() for x in kept)
+
+
+def test_added_layers_are_noticed(capturer: RecordingCapturer) -> None:
+    model = small_network()
+    assert isinstance(model, nn.Sequential)
+    step = graphed(model)
+    data = batches(2, 2, 2, 2)
+    for images, target in data[:2]:
+        step(images, target)
+    model.append(nn.Tanh())
+    step(*data[2])
+    assert (capturer.runs, capturer.captures) == (2, 1)
+    step(*data[3])
+    assert (capturer.runs, capturer.captures) == (2, 2)
+
+
+def test_added_parameters_of_the_optimiser_are_noticed(capturer: RecordingCapturer) -> None:
+    step = graphed(small_network())
+    data = batches(2, 2, 2)
+    for images, target in data[:2]:
+        step(images, target)
+    step.optimizer.param_groups[0]["params"].append(nn.Parameter(torch.zeros(2)))
+    step(*data[2])
+    assert (capturer.runs, capturer.captures) == (2, 1)
 
 
 @pytest.mark.parametrize(
