@@ -6,11 +6,13 @@ only what you have made yourself. Needs nothing but Python.
 
 from __future__ import annotations
 
+import gzip
 import importlib.metadata
 import io
 import json
 import platform
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -64,7 +66,8 @@ def unpack(file: Path, cache: Path) -> str:
         cache: folder of Triton's cache; it is made.
     """
     try:
-        with tarfile.open(file, "r:gz") as archive:
+        content = gzip.decompress(file.read_bytes())  # whole, so that it is compared with its checksum
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             made_with = json.loads(_read(archive, _DESCRIPTION))
             here = software()
             differing = [name for name in here if made_with.get(name) != here[name]]
@@ -73,9 +76,9 @@ def unpack(file: Path, cache: Path) -> str:
                 return f"carried cache does not fit: made with {there}, here {now}"
             for member in archive:
                 path = PurePosixPath(member.name)
-                if member.isfile() and len(path.parts) == 2 and ".." not in path.parts:
+                if member.isfile() and len(path.parts) == 2 and not {"..", "/"} & {*path.parts}:
                     _write(cache / path.parts[0], path.name, archive.extractfile(member).read())  # type: ignore[union-attr]
-    except (OSError, tarfile.TarError, ValueError, KeyError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, KeyError) as error:
         return f"carried cache cannot be read: {file}: {type(error).__name__}: {error}"
     rest = f"; its launchers are compiled anew: made with {_list(made_with, differing)}" if differing else ""
     return f"carried cache: {made_with['entries']} entries, Triton {made_with['triton']}{rest}"

@@ -31,7 +31,8 @@ from benchmarks import carried_cache
 from benchmarks.gpu_check import files, plan
 from benchmarks.gpu_check.processes import ROOT
 from benchmarks.gpu_check.schedule import Finding, Phase, Schedule
-from benchmarks.gpu_check.table import CHECKS, table
+from benchmarks.gpu_check.table import table
+from benchmarks.gpu_check.verdict import problems
 
 _RESERVE = 8.0  # seconds kept for files and table
 
@@ -97,10 +98,7 @@ def check(
     files.write(out, files.contents(findings, schedule.facts))
     print(f"\nfiles are in {out}")
     print("\n".join(table(findings, schedule.facts)), flush=True)
-    wrong = [
-        problem for finding in findings if finding.phase in CHECKS for problem in finding.results.values() if problem
-    ]
-    return not wrong and not any(finding.faults for finding in findings)
+    return not problems(findings)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -9,8 +9,8 @@ import sys
 import time
 
 from benchmarks.gpu_check.network_times import PRECISION, case_key
-from benchmarks.gpu_check.stage import stage_for
-from benchmarks.gpu_check.worker import Worker, first_line
+from benchmarks.gpu_check.start import started
+from benchmarks.gpu_check.worker import first_line
 from benchmarks.precision import PRECISIONS
 from benchmarks.providers import PROVIDERS, build
 from benchmarks.work import MODES
@@ -18,7 +18,7 @@ from benchmarks.work import MODES
 
 def main() -> None:
     """Build the step, run it once, and say that it is compiled, or why not."""
-    worker, stage = Worker(), stage_for(sys.argv)
+    worker, stage = started(sys.argv)
     provider, name, batch, size = PROVIDERS[sys.argv[1]], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     mode = next(mode for mode in MODES if mode == name)
     key, start = f"{case_key(mode, batch, size)}: {provider.name}", time.monotonic()

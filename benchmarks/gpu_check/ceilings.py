@@ -9,16 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 import triton
 
 from benchmarks import stub_driver
-from benchmarks.gpu_check.stage import Stage, stage_for
-from benchmarks.gpu_check.worker import Worker, first_line
-from benchmarks.gpus import data_sheet_of
-from benchmarks.machine import describe, gpu_of
+from benchmarks.gpu_check.stage import Stage
+from benchmarks.gpu_check.start import started
+from benchmarks.gpu_check.worker import first_line
 from benchmarks.timing import HostClock
 
 _REPEATS, _LAUNCHES = 12, 400
@@ -98,21 +96,9 @@ def _synchronize(stage: Stage) -> None:
         torch.cuda.synchronize(stage.device)
 
 
-def _data_sheet(name: str) -> dict[str, Any] | None:
-    sheet = data_sheet_of(name)
-    if sheet is None:
-        return None
-    return {"name": sheet.name, "copy GB/s": sheet.gigabytes_per_second, "bf16 TFLOP/s": sheet.teraflops["bf16"]}
-
-
 def main() -> None:
     """Measure one after the other; what fails is said and the rest goes on."""
-    worker, stage = Worker(), stage_for(sys.argv)
-    gpu = gpu_of(stage.device)
-    machine = describe(stage.device, gpu)
-    worker.fact("machine", machine)
-    worker.fact("data sheet", _data_sheet(machine["name"]))
-    worker.fact("state", gpu if isinstance(gpu, str) else gpu.state().as_dict())
+    worker, stage = started(sys.argv)
     measurements: dict[str, Callable[[], float | dict[str, float]]] = {
         "copy GB/s": lambda: copied_gigabytes_per_second(stage),
         "bf16 TFLOP/s": lambda: teraflops(stage, torch.bfloat16),

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.gpu_check import repeats
+from benchmarks.gpu_check import graphed, repeats
 from benchmarks.gpu_check.compilations import counted
-from benchmarks.gpu_check.stage import Stage, stage_for
+from benchmarks.gpu_check.stage import Stage
+from benchmarks.gpu_check.start import started
 from benchmarks.gpu_check.worker import Worker, first_line
 from benchmarks.kernel_check import DEFAULT, Checker, Variant, recorded, signature
 from benchmarks.precision import PRECISIONS
@@ -89,8 +90,11 @@ def _variants(worker: Worker, stage: Stage, checker: Checker, name: str) -> Iter
 
 
 def check_repeats(worker: Worker, stage: Stage, precision: str) -> None:
-    """Check that whole steps compute the same again."""
-    for name, problem_of in repeats.checks(stage, PRECISIONS[precision]):
+    """Check that whole steps compute the same again, and from the package's graphs."""
+    for name, problem_of in (
+        *repeats.checks(stage, PRECISIONS[precision]),
+        *graphed.checks(stage, PRECISIONS[precision]),
+    ):
         key = f"{precision} {name}"
         if key in worker.finished or worker.seconds_left <= 0:
             continue
@@ -104,7 +108,7 @@ def check_repeats(worker: Worker, stage: Stage, precision: str) -> None:
 
 def main() -> None:
     """Check a share."""
-    worker, stage = Worker(), stage_for(sys.argv)
+    worker, stage = started(sys.argv)
     precision, share = sys.argv[1:3]
     torch.set_num_threads(1)  # many processes share the processors
     with counted(worker, f"compilations {precision} {share}"):

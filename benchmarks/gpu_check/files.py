@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_check.schedule import Finding
-from benchmarks.gpu_check.table import CHECKS, table
+from benchmarks.gpu_check.table import table
+from benchmarks.gpu_check.verdict import CHECKS
 
 _LOG_CHARACTERS = 6_000_000
 

@@ -20,8 +20,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import stub_driver
 from benchmarks.gpu_check.network_times import PRECISION, case_key
-from benchmarks.gpu_check.stage import Stage, stage_for
-from benchmarks.gpu_check.worker import Worker, first_line
+from benchmarks.gpu_check.stage import Stage
+from benchmarks.gpu_check.start import started
+from benchmarks.gpu_check.worker import first_line
 from benchmarks.gpus import DATA_SHEETS
 from benchmarks.precision import PRECISIONS
 from benchmarks.providers import PROVIDERS, build
@@ -223,7 +224,7 @@ class Profiled:
 
 def main() -> None:
     """Profile our training step, evaluation and folded pass, and the plain network beside them."""
-    worker, stage = Worker(), stage_for(sys.argv)
+    worker, stage = started(sys.argv)
     ceiling = Ceiling.of(worker.facts)
     wanted = REHEARSED if stage.rehearsal else WANTED
     for position, (provider, mode) in enumerate(wanted):

@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.cases import Case, distinct
 from benchmarks.gpu_check.network_times import GRAPH, MODES, PRECISION, header
-from benchmarks.gpu_check.stage import Stage, stage_for
-from benchmarks.gpu_check.worker import Worker, first_line
+from benchmarks.gpu_check.stage import Stage
+from benchmarks.gpu_check.start import started
+from benchmarks.gpu_check.worker import first_line
 from benchmarks.layers import LayerSubject, Shape, layers
 from benchmarks.machine import gpu_of
 from benchmarks.run import Runner
@@ -43,7 +44,7 @@ def elements(layer: LayerSubject) -> int:
 
 def main() -> None:
     """Time all operations there is time for."""
-    worker, stage = Worker(), stage_for(sys.argv)
+    worker, stage = started(sys.argv)
     worker.fact("report of layers", header(stage))
     effort = replace(stage.effort, seconds=_SECONDS)
     runner = Runner(stage.device, clock_for(stage.device), effort, gpu_of(stage.device), stage.backend)

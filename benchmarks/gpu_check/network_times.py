@@ -18,7 +18,8 @@ import torch
 
 from benchmarks.equivalence import Values, judge, values
 from benchmarks.gpu_check.compilations import counted
-from benchmarks.gpu_check.stage import Stage, stage_for
+from benchmarks.gpu_check.stage import Stage
+from benchmarks.gpu_check.start import started
 from benchmarks.gpu_check.worker import Worker, first_line
 from benchmarks.machine import describe, gpu_of
 from benchmarks.precision import PRECISIONS
@@ -186,7 +187,7 @@ def _ends(key: str) -> tuple[str, ...]:
 
 def main() -> None:
     """Time all cases there is time for."""
-    worker, stage = Worker(), stage_for(sys.argv)
+    worker, stage = started(sys.argv)
     worker.fact("report of networks", header(stage))
     waiting = [case for case in cases(stage) if not worker.finished & set(_ends(case_key(*case)))]
     with counted(worker, "compilations networks"):

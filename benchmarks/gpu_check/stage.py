@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +78,6 @@ _REHEARSAL = Stage(
 )
 
 
-def stage_for(arguments: list[str]) -> Stage:
+def stage_for(arguments: Sequence[str]) -> Stage:
     """Return the stage that a worker's command line asks for."""
     return _REHEARSAL if REHEARSE in arguments else _GPU

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.gpu_check.schedule import Finding
+from benchmarks.gpu_check.verdict import CHECKS, WRONG_RESULT
 
 MOST_LINES, _WIDTH = 40, 150
 _COLUMNS = ("eager", "channels_last", "compile", "compile max-autotune", "FastResUNetPP", "folded")
 _OURS = ("FastResUNetPP", "folded")
 _HEADINGS = ("eager", "ch_last", "compile", "max-auto", "ours", "folded")
 _GRAPH = " + CUDA graph"
-CHECKS = ("checks", "precisions", "configurations")
 
 
 def table(findings: Sequence[Finding], facts: Mapping[str, Any]) -> list[str]:
@@ -55,7 +55,8 @@ def _machine(facts: Mapping[str, Any]) -> list[str]:
     sheet = facts.get("data sheet")
     if sheet:
         told.append(f"data sheet {sheet['copy GB/s']:.0f} GB/s, {sheet['bf16 TFLOP/s']:.0f} TFLOP/s")
-    return [f"{machine['name']}, {versions}, Python {machine['python']}", "; ".join(told)]
+    rehearsal = ["A REHEARSAL: these times mean nothing"] if facts.get("rehearsal") else []
+    return [*rehearsal, f"{machine['name']}, {versions}, Python {machine['python']}", "; ".join(told)]
 
 
 def _number(value: Any) -> str:
@@ -148,7 +149,7 @@ def _layers(results: Mapping[str, Any]) -> list[str]:
         plain, fast = found
         if plain["seconds"] and fast["seconds"]:
             ratios[case] = statistics.median(plain["seconds"]) / statistics.median(fast["seconds"])
-        wrong += fast["obstacle"].startswith("wrong result")
+        wrong += fast["obstacle"].startswith(WRONG_RESULT)
     if not ratios:
         return [f"layers: none timed, {wrong} wrong"]
     faster = sum(ratio > 1 for ratio in ratios.values())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import random
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -90,3 +93,26 @@ def test_a_file_that_cannot_be_read_stops_nothing(content: bytes | None, tmp_pat
     if content is not None:
         file.write_bytes(content)
     assert carried_cache.unpack(file, tmp_path / "new").startswith(f"carried cache cannot be read: {file}: ")
+
+
+@pytest.mark.parametrize("damage", ["cut", "overwritten"])
+def test_a_damaged_file_stops_nothing(damage: str, cache: Path, tmp_path: Path) -> None:
+    (cache / "KEY" / "kernel.cubin").write_bytes(random.Random(0).randbytes(300_000))
+    file = tmp_path / "file.tar.gz"
+    carried_cache.pack(cache, file, {})
+    data, half = file.read_bytes(), file.stat().st_size // 2
+    file.write_bytes(data[:half] if damage == "cut" else data[:half] + bytes(2000) + data[half + 2000 :])
+    assert carried_cache.unpack(file, tmp_path / "new").startswith(f"carried cache cannot be read: {file}: ")
+
+
+def test_nothing_is_written_outside_of_the_cache(tmp_path: Path) -> None:
+    file = tmp_path / "file.tar.gz"
+    with tarfile.open(file, "w:gz") as archive:
+        content = json.dumps({**carried_cache.software(), "entries": 0}).encode()
+        for name in ("made-with.json", f"/{tmp_path.name}", "../outside", "KEY/kernel.cubin"):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    carried_cache.unpack(file, tmp_path / "new")
+    written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file() and path != file]
+    assert written == [Path("new/KEY/kernel.cubin")]

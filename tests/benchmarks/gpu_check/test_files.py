@@ -14,6 +14,7 @@ from benchmarks.gpu_check.__main__ import check
 from benchmarks.gpu_check.files import contents, write
 from benchmarks.gpu_check.schedule import Finding, Phase
 from benchmarks.gpu_check.table import MOST_LINES, table
+from benchmarks.gpu_check.verdict import problems
 from benchmarks.report import table as report_table
 from benchmarks.results import Report, by_case
 from tests.benchmarks.conftest import report, result
@@ -161,6 +162,25 @@ def test_files_are_replaced_after_every_phase(tmp_path: Path, monkeypatch: pytes
 def test_all_right_is_success(tmp_path: Path) -> None:
     assert check([Phase("checks", [task("a", "one")], 30)], environment(), tmp_path, 60, {})
     assert not check([Phase("networks", [task("a", "crash")], 30)], environment(), tmp_path, 60, {})
+
+
+def test_a_wrong_network_or_layer_is_no_success() -> None:
+    right = as_dict(result("FastResUNetPP", [1e-3]))
+    wrong = {**right, "obstacle": "wrong result: error 2.0"}
+    for phase in ("networks", "layers"):
+        assert problems([Finding(phase, 1, {"case": [right]})]) == []
+        assert problems([Finding(phase, 1, {"case": [right, wrong]})]) == [
+            "case, FastResUNetPP: wrong result: error 2.0"
+        ]
+
+
+def test_checking_nothing_is_no_success() -> None:
+    assert problems([Finding("checks", left=8), Finding("networks", left=1)]) == ["nothing was checked in checks"]
+    assert problems([Finding("checks", 1, {"a": ""}), Finding("configurations", left=8)]) == []
+
+
+def test_a_rehearsal_says_so() -> None:
+    assert table([], {**FACTS, "rehearsal": True})[0] == "A REHEARSAL: these times mean nothing"
 
 
 def test_the_plan_shares_the_work_and_its_most_telling_phases_fit_the_time() -> None:
