@@ -13,6 +13,7 @@ import torch
 from benchmarks.nvml import Gpu, find_gpu
 from benchmarks.processor import processor
 
+REVISION = ".revision"  # a copy of the folder without git's own carries its revision in this file
 _PACKAGES = ("torch", "triton", "numpy", "onnxruntime", "openvino", "tensorrt", "torch_tensorrt")
 
 
@@ -70,6 +71,9 @@ def version(package: str) -> str:
 
 def revision(folder: Path) -> str:
     """Return the git revision of a folder, marked where files differ from it, or why there is none."""
+    carried = folder / REVISION
+    if not (folder / ".git").exists() and carried.exists():
+        return carried.read_text().strip()
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
