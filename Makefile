@@ -22,9 +22,9 @@ test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python -m pytest -n auto tests/compiled/test_layers.py -k sm_90
 	TRITON_INTERPRET=1 $(OLDEST)/bin/python -m pytest -n auto tests/kernels/test_folded.py
 
-$(OLDEST)/.ready: pyproject.toml setup.py
+$(OLDEST)/.ready: pyproject.toml setup.py Makefile
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet torch==2.11.0 triton==3.6.0 'numpy<2.3' pytest pytest-xdist 'setuptools>=77'
+	$(OLDEST)/bin/python -m pip install --quiet torch==2.11.0 triton==3.6.0 'numpy<2.3' safetensors pytest pytest-xdist 'setuptools>=77'
 	$(OLDEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

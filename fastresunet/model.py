@@ -12,6 +12,7 @@ from fastresunet.blocks import ASPP, DecoderBlock, FusedBlock, ResidualBlock, St
 from fastresunet.feature_map import FeatureMap
 from fastresunet.ops import Backend, Source, check_backend, conv
 from fastresunet.ops.autocast import autocast_dtype
+from fastresunet.pretrained import load_pretrained
 from fastresunet.reference import ResUNetPP
 from fastresunet.running_statistics import updated_together
 
@@ -60,6 +61,23 @@ class FastResUNetPP(ResUNetPP):
         for module in self.modules():
             if isinstance(module, FusedBlock):
                 module.backend = backend
+
+    @classmethod
+    def from_pretrained(cls, name: str, backend: Backend = "auto") -> FastResUNetPP:
+        """Return a network with trained weights that come with the package, in evaluation mode.
+
+        Args:
+            name: such as ``"kvasir-seg"``: polyps in colonoscopy images, see ``fastresunet/weights/kvasir-seg.md``.
+            backend: see ``FastResUNetPP``.
+
+        Raises:
+            ModuleNotFoundError: the package ``safetensors`` is missing.
+            ValueError: there are no weights of that name; the message lists all.
+        """
+        found = load_pretrained(name)
+        model = cls(**found.arguments, backend=backend)
+        model.load_state_dict(found.state)
+        return model.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits for images of any size from 8 x 8 on.

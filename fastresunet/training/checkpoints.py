@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
+from fastresunet import pretrained
 from fastresunet.keras import KerasResUNetPP, load_keras
 from fastresunet.model import FastResUNetPP
 from fastresunet.training.errors import UserError
@@ -84,7 +85,8 @@ def load_model(path: Path) -> tuple[FastResUNetPP, int | None]:
     load alike: the numbers of channels follow from the shapes of the parameters.
 
     Args:
-        path: checkpoint file; one that ends in ``.h5`` is read by ``load_keras``.
+        path: checkpoint file; one that ends in ``.h5`` is read by ``load_keras``; or, where there is no such file, the
+            name of weights that come with the package, see ``fastresunet.pretrained``.
 
     Returns:
         The network, and the image size in pixels it was trained at (None if the checkpoint does not say).
@@ -94,6 +96,8 @@ def load_model(path: Path) -> tuple[FastResUNetPP, int | None]:
     """
     if path.suffix == ".h5":
         return _load_keras(path), None
+    if str(path) in pretrained.names() and not path.exists():
+        return FastResUNetPP.from_pretrained(str(path)), pretrained.load_pretrained(str(path)).size
     checkpoint = read_checkpoint(path)
     state = _parameters(checkpoint, path)
     network = KerasResUNetPP if "same_padding" in state else FastResUNetPP
@@ -124,7 +128,8 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(
-            f"there is no checkpoint {path}. Training writes best.ckpt and last.ckpt to its --out."
+            f"there is no checkpoint {path}. Training writes best.ckpt and last.ckpt to its --out; "
+            f"{', '.join(pretrained.names())} comes with the package."
         ) from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder; give the checkpoint file, for example {path / 'best.ckpt'}.") from error
