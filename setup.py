@@ -9,5 +9,8 @@ kernels = [
 setup(
     packages=[*find_packages(include=["fastresunet", "fastresunet.*"]), *kernels],
     package_dir={"fastresunet_kernels": "kernels"},
-    package_data={"fastresunet": ["py.typed", "weights/*.safetensors", "weights/*.md"], "fastresunet_kernels": ["py.typed"]},
+    package_data={
+        "fastresunet": ["py.typed", "weights/*.safetensors", "weights/*.md"],
+        "fastresunet_kernels": ["py.typed"],
+    },
 )

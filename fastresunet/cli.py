@@ -80,7 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-CHECKPOINT_HELP = "best.ckpt, a state_dict, or a file of the published TensorFlow model (.h5; needs the keras extra)"
+CHECKPOINT_HELP = (
+    "best.ckpt, a state_dict, a file of the published TensorFlow model (.h5; needs the keras extra), or kvasir-seg, "
+    "which comes with the package"
+)
 DATA_HELP = "folder with images/ and masks/ of equal file names, and train.txt and val.txt if the split is given"
 SIZE_HELP = (
     "height and width to which images are stretched for the network, in pixels, at least 32 "

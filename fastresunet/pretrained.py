@@ -5,6 +5,7 @@ The files hold the network's state in float16 and its arguments as text; reading
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,10 +47,8 @@ def load_pretrained(name: str) -> Pretrained:
     """
     if name not in names():
         raise ValueError(f"there are no pretrained weights called {name!r}; there are: {', '.join(names())}")
-    # Here, so that the network works where nothing is installed but PyTorch.
-    from safetensors import safe_open
-
-    with safe_open(WEIGHTS / f"{name}.safetensors", framework="pt") as file:
+    # Not at the top, so that the network works where nothing is installed but PyTorch.
+    with importlib.import_module("safetensors").safe_open(WEIGHTS / f"{name}.safetensors", framework="pt") as file:
         about = file.metadata()
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
     state = {key: x.float() if x.is_floating_point() else x for key, x in state.items()}
@@ -68,10 +67,9 @@ def save_pretrained(path: Path, arguments: dict[str, Any], state: dict[str, Tens
     Raises:
         ValueError: a number does not fit into float16.
     """
-    from safetensors.torch import save_file
-
     halves = {key: (x.half() if x.is_floating_point() else x).cpu().contiguous() for key, x in state.items()}
     for key, x in halves.items():
         if x.is_floating_point() and not x.isfinite().all():
             raise ValueError(f"{key} has numbers that are not finite in float16")
-    save_file(halves, path, metadata={_ARGUMENTS: json.dumps(arguments), _SIZE: str(size)})
+    save = importlib.import_module("safetensors.torch").save_file
+    save(halves, path, metadata={_ARGUMENTS: json.dumps(arguments), _SIZE: str(size)})

@@ -21,6 +21,7 @@ LAYERS = [
     ("fastresunet.running_statistics",),
     ("fastresunet.normalization",),
     ("fastresunet.blocks",),
+    ("fastresunet.pretrained",),
     ("fastresunet.model",),
     ("fastresunet.tuning",),
     ("fastresunet.keras_file",),

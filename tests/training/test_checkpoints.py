@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastresunet.keras import KerasResUNetPP
+from fastresunet.model import FastResUNetPP
 from fastresunet.reference import ResUNetPP
 from fastresunet.training.checkpoints import AtomicCheckpointIO, load_model, read_checkpoint
 from fastresunet.training.errors import UserError
@@ -160,3 +161,12 @@ def test_problems_with_files_of_keras_are_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UserError, match=r'pip install "fastresunet\[keras\]"'):
         load_model(tmp_path / "keras.h5")
+
+
+def test_weights_of_the_package_load_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, size = load_model(Path("kvasir-seg"))
+    assert size == 256
+    assert torch.equal(model.output.weight, FastResUNetPP.from_pretrained("kvasir-seg").output.weight)
+    torch.save(FastResUNetPP(filters=(8, 8, 8, 16, 16)).state_dict(), "kvasir-seg")  # a file of that name goes first
+    assert load_model(Path("kvasir-seg"))[0].filters == (8, 8, 8, 16, 16)
