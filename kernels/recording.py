@@ -125,9 +125,9 @@ class Recording(TorchDispatchMode):
         taken = [self._places.get(id(x)) for x in _tensors_in((arguments, list(named.values())))]
         sources = [place for place in taken if place is not None]
         returned = list(_tensors_in(result))
-        if None in taken or function._schema.is_mutable:
-            self._is_repeatable = False
-        elif returned and all(self._is_view(x, sources) for x in returned):
+        if None in taken or function._schema.is_mutable or (taken and not returned):
+            self._is_repeatable = False  # the last: a number read from a tensor
+        elif all(self._is_view(x, sources) for x in returned):
             for view in returned:
                 slot = self._add(view, sources)
                 self._steps.append(_Viewed(slot, self._places[id(view)].root))

@@ -261,6 +261,19 @@ def test_what_cannot_be_repeated_is_computed_each_time(kernel: Adds, change: str
     assert (kernel.slow, kernel.fast) == (2, 0)
 
 
+def test_what_concerns_no_tensor_may_be_asked(kernel: Adds) -> None:
+    def implementation(x: Tensor) -> Tensor:
+        total = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, torch.float32))
+        launch(kernel, (1,), x, x, total, x.numel(), BIAS=0.0)
+        return total
+
+    operation = Prepared(implementation)
+    for _ in range(2):
+        x = torch.randn(8)
+        torch.testing.assert_close(operation(x), 2 * x)
+    assert (kernel.slow, kernel.fast) == (1, 1)
+
+
 def test_an_error_leaves_nothing_behind(kernel: Adds) -> None:
     fails = [True]
 

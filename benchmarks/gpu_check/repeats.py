@@ -5,12 +5,14 @@ No kernel adds in an order that chance decides, so that every bit has to be the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from fastresunet_kernels.prepared import Prepared
 from fastresunet_kernels.replay import Plan
 from torch import Tensor
 
@@ -44,17 +46,29 @@ def _check(step: Callable[[], Step], again: Callable[[Step], Computed]) -> str:
 
 
 def _check_recordings(stage: Stage, step: Callable[[], Step]) -> str:
-    replay, replays = Plan.replay, 0
+    """Check a step whose operations are all repeated from recordings."""
+    counts: Counter[str] = Counter()
 
-    def counted(plan: Plan, *arguments: Any) -> Any:
-        nonlocal replays
-        replays += 1
-        return replay(plan, *arguments)
+    def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            counts[name] += 1
+            return function(*arguments)
 
-    with patch.object(Plan, "replay", counted):
-        problem = _check(step, lambda same: same)
-    # PyTorch's backend, in a rehearsal, has no recordings.
-    return problem or ("" if replays or stage.rehearsal else "no operation was repeated from a recording")
+        return counted
+
+    def recorded(step: Step) -> Computed:
+        counts.clear()
+        return step
+
+    with (
+        patch.object(Prepared, "__call__", counting("calls", Prepared.__call__)),
+        patch.object(Plan, "replay", counting("replays", Plan.replay)),
+    ):
+        problem = _check(step, recorded)
+    if problem or stage.rehearsal:  # PyTorch's backend, in a rehearsal, has no recordings
+        return problem
+    repeated = f"{counts['replays']} of {counts['calls']} operations were repeated from a recording"
+    return "" if counts["calls"] and counts["replays"] == counts["calls"] else repeated
 
 
 def _compared(step: Step, again: Callable[[Step], Computed]) -> str:
