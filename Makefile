@@ -16,7 +16,8 @@ test: $(READY) check
 # The oldest supported PyTorch and Triton: the layers of the network compiled, for one architecture, and folded operations
 # interpreted. This Triton's interpreter takes arrays of one element for numbers, as newer versions of numpy do not.
 OLDEST = .venv-oldest
-NEEDS_EXTRAS = --ignore tests/training --ignore tests/keras --ignore tests/kernels/test_tuning.py
+NEEDS_EXTRAS = --ignore tests/training --ignore tests/keras --ignore tests/kernels/test_tuning.py \
+	--ignore tests/benchmarks/test_pretraining.py
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python -m pytest -n auto $(NEEDS_EXTRAS) --ignore tests/compiled
 	$(OLDEST)/bin/python -m pytest -n auto tests/compiled/test_layers.py -k sm_90
