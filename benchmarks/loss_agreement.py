@@ -14,17 +14,19 @@ import torch
 from fastresunet.model import FastResUNetPP
 from fastresunet.reference import ResUNetPP
 from fastresunet.training.compare import Batch, loss_curves
-from fastresunet.training.data import SampleKey, SegmentationDataset, select_pairs
+from fastresunet.training.image_store import ImageStore
+from fastresunet.training.split import select_pairs
+from fastresunet.training.transforms import to_network_input
 
 
 def read_batches(data: Path, size: int, batch_size: int, steps: int) -> list[Batch]:
     """Return the first training batches of a data folder, in the order of the names and without augmentation."""
-    dataset = SegmentationDataset(select_pairs(data, "train"), size)
+    pairs = select_pairs(data, "train").pairs
+    store = ImageStore(pairs, size)
     batches = []
     for step in range(steps):
-        positions = [(step * batch_size + i) % len(dataset) for i in range(batch_size)]
-        images, masks = zip(*(dataset[SampleKey(position, 0)] for position in positions), strict=True)
-        batches.append((torch.stack(images), torch.stack(masks)))
+        images, masks = store.read([pairs[(step * batch_size + i) % len(pairs)] for i in range(batch_size)])
+        batches.append((to_network_input(images), masks.float()))
     return batches
 
 

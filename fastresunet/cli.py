@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 # Modules of the train extra; one that is missing is told apart from a fault in the package.
-TRAIN_MODULES = ("lightning", "matplotlib", "monai", "PIL", "rich", "tensorboard", "torchmetrics", "torchvision")
+TRAIN_MODULES = (
+    "lightning",
+    "matplotlib",
+    "monai",
+    "PIL",
+    "rich",
+    "tensorboard",
+    "torchmetrics",
+    "torchvision",
+    "yaml",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,9 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise
-        smaller = " or ".join(
-            f"--{name.replace('_', '-')}" for name in ("batch_size", "size", "tile") if name in options
-        )
+        usage = options.parser.format_usage()
+        smaller = " or ".join(option for option in ("--batch-size", "--size", "--tile") if f"[{option} " in usage)
         return _fail(f"error: out of memory on the device{smaller and f'; choose a smaller {smaller}'}.", 1)
     except OSError as error:
         return _fail(f"error: {error.filename or 'file system'}: {error.strerror or error}", 1)
@@ -99,65 +108,146 @@ def _add_train(commands: Commands) -> None:
         "Train on a folder of images and masks.",
         """examples:
   fastresunet train --data Kvasir-SEG --out runs/kvasir
-  fastresunet train --data Kvasir-SEG --out runs/kvasir --resume --epochs 150
-  fastresunet train --data Kvasir-SEG --out runs/fast --size 352 --batch-size 16 --precision bf16 --compile
+  fastresunet train --data Kvasir-SEG --out runs/kvasir --resume
+  fastresunet train --data my-clinic --out runs/clinic --checkpoint kvasir-seg --lr 3e-4 --epochs 60
+  fastresunet train --data Kvasir-SEG --out runs/again --config runs/kvasir/run.yaml --seed 1
+  fastresunet train --data Kvasir-SEG --out runs/folds --folds 5
 
-writes to --out: best.ckpt (highest validation Dice), last.ckpt (to resume), epochs.csv, tensorboard/.
-Without train.txt and val.txt, 15 % of the images (always the same) validate. Ctrl-C saves last.ckpt and stops.""",
+writes to --out: best.ckpt (best validation Dice), last.ckpt (to resume), run.yaml (the recipe, the names of the
+training and the validation images, versions), epochs.csv, curves.png, validation.png, tensorboard/; with --folds, a
+folder a fold and folds.csv. Without train.txt and val.txt, about 15 % of the images validate, always the same ones.
+Ctrl-C saves last.ckpt and stops. The defaults are the recipe of the weights kvasir-seg, which come with the
+package.""",
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=DATA_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
-        "--size",
-        type=_at_least(32),
-        default=256,
-        help="height and width to which images are stretched, in pixels, at least 32 (default: 256)",
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="run.yaml of an earlier training: its recipe and, if they are in --data, its images; further options win",
     )
     parser.add_argument(
-        "--batch-size", type=_at_least(1), default=8, help="images per step and device, at least 1 (default: 8)"
+        "--resume",
+        action="store_true",
+        help="continue from last.ckpt in --out with its recipe; --epochs and --patience may change",
+    )
+    _add_recipe(parser)
+    parser.add_argument(
+        "--folds",
+        type=_at_least(2),
+        metavar="K",
+        help="cross-validation: K trainings, in each of which another K-th of the images validates, at least 2",
     )
     parser.add_argument(
-        "--epochs", type=_at_least(1), default=100, help="passes over the images, at least 1 (default: 100)"
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="folder for a file that keeps the images at --size, for sets that do not fit in memory and for later "
+        "trainings; 4 x size x size bytes an image",
     )
     parser.add_argument(
-        "--lr",
-        type=_number(lambda lr: 0 < lr < math.inf, "positive and finite"),
-        default=1e-3,
-        help="first learning rate of AdamW, above 0 (default: 0.001)",
+        "--skip-damaged", action="store_true", help="leave out files that cannot be used, and name them, and go on"
     )
-    parser.add_argument(
-        "--filters",
-        type=_at_least(8),
-        nargs=5,
-        default=[16, 32, 64, 128, 256],
-        metavar=("STEM", "BLOCK1", "BLOCK2", "BLOCK3", "BRIDGE"),
-        help="channels of stem, three encoder blocks and bridge, each at least 8 (default: 16 32 64 128 256)",
-    )
-    _add_precision(parser)
-    parser.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
     parser.add_argument(
         "--compile", action="store_true", help="compile the network with torch.compile, without CUDA graphs"
     )
     _add_cuda_graphs(parser, "the whole training step")
-    parser.add_argument(
+    _add_device(parser)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    recipe = parser.add_argument_group("recipe", argument_default=argparse.SUPPRESS)
+    recipe.add_argument(
+        "--size",
+        type=_at_least(32),
+        help="height and width to which images are stretched, in pixels, at least 32 (default: 256)",
+    )
+    recipe.add_argument(
+        "--filters",
+        type=_at_least(8),
+        nargs=5,
+        metavar=("STEM", "BLOCK1", "BLOCK2", "BLOCK3", "BRIDGE"),
+        help="channels of stem, three encoder blocks and bridge, each at least 8 (default: 16 32 64 128 256, or those "
+        "of --checkpoint)",
+    )
+    recipe.add_argument("--checkpoint", metavar="FILE", help=f"weights to start from: {CHECKPOINT_HELP}")
+    recipe.add_argument(
+        "--epochs", type=_at_least(1), help="passes over the training images, at least 1 (default: 160)"
+    )
+    recipe.add_argument("--batch-size", type=_at_least(1), help="images per step and device, at least 1 (default: 16)")
+    recipe.add_argument(
+        "--accumulate",
+        type=_at_least(1),
+        help="batches whose gradients are averaged for one step of the optimiser, at least 1 (default: 1)",
+    )
+    recipe.add_argument(
+        "--optimizer", choices=["adamw", "sgd"], help="AdamW, or SGD with Nesterov momentum 0.9 (default: adamw)"
+    )
+    recipe.add_argument(
+        "--lr",
+        type=_number(lambda lr: 0 < lr < math.inf, "positive and finite"),
+        help="highest learning rate, above 0 (default: 0.001)",
+    )
+    recipe.add_argument(
+        "--weight-decay",
+        type=_number(lambda decay: 0 <= decay < math.inf, "at least 0 and finite"),
+        help="of the convolutions' kernels, at least 0 (default: 0.05)",
+    )
+    recipe.add_argument(
+        "--warm-up",
+        type=_number(lambda share: 0 <= share < 1, "at least 0 and below 1"),
+        help="share of all steps in which the learning rate rises from 0 (default: 0.06)",
+    )
+    recipe.add_argument(
+        "--schedule",
+        choices=["cosine", "constant"],
+        help="learning rate after the warm-up: down to 0 along half a cosine, or constant (default: cosine)",
+    )
+    recipe.add_argument(
+        "--clip-norm",
+        type=_number(lambda norm: 0 <= norm < math.inf, "at least 0 and finite"),
+        help="gradients are scaled down to this norm; 0: never (default: 1)",
+    )
+    recipe.add_argument(
+        "--loss",
+        choices=["bce-dice", "dice", "tversky", "focal"],
+        help="bce-dice: cross-entropy plus Dice; tversky: misses weigh more than false alarms (default: bce-dice)",
+    )
+    recipe.add_argument(
+        "--augmentation",
+        choices=["none", "light", "strong"],
+        help="random changes of training images (default: strong)",
+    )
+    recipe.add_argument(
+        "--average",
+        type=_number(lambda share: 0 <= share < 1, "at least 0 and below 1"),
+        help="share that the moving average of the weights, which is validated and saved, keeps in every step; 0: no "
+        "average (default: 0.999)",
+    )
+    recipe.add_argument(
+        "--precision",
+        choices=["auto", "32", "bf16", "16"],
+        help="bits of the arithmetic; auto: bf16 on GPUs that have it, else 32 (default: auto)",
+    )
+    recipe.add_argument(
+        "--monitor",
+        choices=["val_dice", "val_iou", "val_loss"],
+        help="score that chooses best.ckpt and stops early (default: val_dice)",
+    )
+    recipe.add_argument(
         "--patience",
         type=_at_least(0),
-        default=20,
-        help="stop after this many epochs without a higher validation Dice; 0: never (default: 20)",
+        help="stop after this many epochs without a better score; 0: never, so that the learning rate reaches its end "
+        "(default: 0)",
     )
-    _add_device(parser)
-    parser.add_argument("--devices", type=_at_least(1), default=1, help="number of devices, at least 1 (default: 1)")
-    parser.add_argument(
-        "--workers",
-        type=_at_least(0),
-        help="processes per device that read images (default: one a core, at most 8; 0 on the CPU)",
+    recipe.add_argument(
+        "--val-fraction",
+        type=_number(lambda share: 0 < share < 1, "above 0 and below 1"),
+        help="share of the images that validate, without train.txt and val.txt (default: 0.15)",
     )
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="seed of all randomness, at least 0 (default: 0)")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue from last.ckpt in --out, with the same --size, --batch-size, --devices, --lr, --filters, --seed",
-    )
+    recipe.add_argument("--devices", type=_at_least(1), help="number of devices, at least 1 (default: 1)")
+    recipe.add_argument("--seed", type=_at_least(0), help="seed of all randomness, at least 0 (default: 0)")
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -176,7 +266,9 @@ writes to --out: per_image.csv and summary.csv. docs/training.md defines the met
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=DATA_HELP)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the CSV files (default: print only)")
     parser.add_argument(
-        "--split", choices=["train", "val", "all"], default="val", help="images to score (default: val)"
+        "--split",
+        choices=["train", "val", "all"],
+        help="images to score (default: in the folder of the training its validation images, in another one all)",
     )
     parser.add_argument("--size", type=_at_least(32), help=SIZE_HELP)
     _add_augment(parser)
@@ -375,30 +467,25 @@ def _add_threshold(parser: argparse.ArgumentParser) -> None:
 
 def run_train(options: argparse.Namespace) -> None:
     """Train as the options say."""
+    from fastresunet.training.configure import configure
     from fastresunet.training.fit import train
+    from fastresunet.training.folds import train_folds
+    from fastresunet.training.recipe import Machine
 
     _quieten_lightning()
-    result = train(
-        options.data,
-        options.out,
-        size=options.size,
-        batch_size=options.batch_size,
-        epochs=options.epochs,
-        learning_rate=options.lr,
-        filters=options.filters,
-        precision=options.precision,
-        augment=not options.no_augmentation,
-        compile_model=options.compile,
-        cuda_graphs=not options.no_cuda_graphs,
-        patience=options.patience,
-        device=options.device,
-        devices=options.devices,
-        workers=options.workers,
-        seed=options.seed,
-        resume=options.resume,
-    )
-    print(f"Best validation Dice {result.best_dice:.4f}: {result.best_checkpoint}")
-    print(f"Next: fastresunet evaluate --checkpoint {result.best_checkpoint} --data {options.data}")
+    run = configure(vars(options), options.config, options.out if options.resume else None)
+    machine = Machine(options.device, options.compile, not options.no_cuda_graphs)
+    settings = {"cache": options.cache, "skip_damaged": options.skip_damaged, "resume": options.resume}
+    if options.folds:
+        result = train_folds(options.data, options.out, options.folds, run.recipe, machine, **settings)
+        print(f"{run.recipe.monitor}: {result.mean:.4f} on average, standard deviation {result.deviation:.4f}")
+        print(f"Scores of each fold: {result.table}")
+        return
+    trained = train(options.data, options.out, run.recipe, machine, names=run.names, **settings)
+    print(f"Best {run.recipe.monitor} {trained.best_score:.4f}: {trained.best_checkpoint}")
+    print(f"Dice of the best constant prediction, everything or nothing: {trained.constant_dice:.4f}")
+    print(f"Look at {options.out / 'curves.png'} and {options.out / 'validation.png'}")
+    print(f"Next: fastresunet evaluate --checkpoint {trained.best_checkpoint} --data {options.data}")
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -419,7 +506,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         device=options.device,
         cuda_graphs=not options.no_cuda_graphs,
     )
-    table = Table("metric", "per-image mean", "data set", title=f"{len(evaluation.names)} images ({options.split})")
+    table = Table("metric", "per-image mean", "data set", title=f"{len(evaluation.names)} images")
     totals = evaluation.dataset_scores
     for metric, mean in evaluation.image_means.items():
         table.add_row(metric, f"{mean:.4f}", f"{totals[metric]:.4f}")

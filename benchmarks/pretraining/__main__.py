@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from benchmarks.pretraining.augmentation import augment
 from benchmarks.pretraining.packed import Split, unpack
 from fastresunet import GraphedTrainingStep
 from fastresunet.model import FastResUNetPP
 from fastresunet.pretrained import save_pretrained
+from fastresunet.training.augmentation import DRAWS, STRONG, augment
 from fastresunet.training.losses import bce_dice_loss
 from fastresunet.training.metrics import confusion_counts, image_means
 
@@ -115,7 +115,8 @@ class Training:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(self.steps, progress)
         indices = next(self._batches).to(self._device)
-        loss = self._step(*augment(self._images[indices], self._masks[indices]))
+        draws = torch.rand(len(indices), DRAWS, device=self._device)
+        loss = self._step(*augment(self._images[indices], self._masks[indices], draws, STRONG))
         self.average.update_parameters(self.model)
         self.steps += 1
         return loss

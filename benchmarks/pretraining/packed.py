@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fastresunet.training.data import Pair, split_pairs
+from fastresunet.training.data import Pair
+from fastresunet.training.split import split_pairs
 from fastresunet.training.transforms import resize_image, resize_mask
 
 _QUALITY = 95

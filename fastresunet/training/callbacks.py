@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from fastresunet.training.console import say
 from fastresunet.training.errors import TrainingInterruptedError, UserError
 from fastresunet.training.files import write_atomically
+from fastresunet.training.recipe import Monitor
 
 COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_dice", "val_iou", "learning_rate", "seconds")
 
@@ -68,15 +69,23 @@ class EpochTable(Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keep ``best.ckpt``, the epoch with the highest validation Dice, also when a resumed training has moved.
+    """Keep ``best.ckpt``, the epoch with the best score, also when a resumed training has moved.
 
     Args:
         folder: folder of the training.
+        monitor: name of the score.
     """
 
-    def __init__(self, folder: Path) -> None:
+    MODES: ClassVar[dict[Monitor, Literal["min", "max"]]] = {"val_dice": "max", "val_iou": "max", "val_loss": "min"}
+
+    def __init__(self, folder: Path, monitor: Monitor) -> None:
         super().__init__(
-            folder, "best", monitor="val_dice", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+            folder,
+            "best",
+            monitor=monitor,
+            mode=self.MODES[monitor],
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -162,9 +171,13 @@ class StopOnInterrupt(Callback):
         finally:
             signal.signal(signal.SIGINT, previous)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Save and stop after a step; after the last step of an epoch its validation comes first."""
-        if not trainer.is_last_batch and self._interrupted_anywhere(trainer):
+        # Gradients of batches whose step is still to come would be lost.
+        steps = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if steps and not trainer.is_last_batch and self._interrupted_anywhere(trainer):
             trainer.save_checkpoint(self.checkpoint)
             self._stop(f"in epoch {trainer.current_epoch + 1}")
 

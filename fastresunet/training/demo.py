@@ -23,14 +23,18 @@ from fastresunet.training.compare import (
     step_times,
 )
 from fastresunet.training.console import say
-from fastresunet.training.data import Pair, SampleKey, SegmentationDataset, split_pairs
+from fastresunet.training.data import Pair
 from fastresunet.training.evaluate import Evaluation, evaluate_model, load_binary_model
 from fastresunet.training.fit import train
+from fastresunet.training.image_store import ImageStore
 from fastresunet.training.images import read_image, read_mask
 from fastresunet.training.inference import choose_device, predict_probability
 from fastresunet.training.metrics import best_constant_dice, scores
 from fastresunet.training.overlay import write_sheet
+from fastresunet.training.recipe import Recipe
+from fastresunet.training.split import split_pairs
 from fastresunet.training.synthetic import write_polyp_folder
+from fastresunet.training.transforms import to_network_input
 
 SIZE = 128
 BATCH_SIZE = 8
@@ -108,11 +112,7 @@ def demo(data: Path | None, out: Path, seconds: float = 60.0) -> DemoResult:
     result = train(
         data,
         folder,
-        size=SIZE,
-        batch_size=BATCH_SIZE,
-        epochs=epochs,
-        learning_rate=LEARNING_RATE,
-        patience=0,
+        Recipe(size=SIZE, batch_size=BATCH_SIZE, epochs=epochs, lr=LEARNING_RATE, augmentation="light"),
         # The estimate is for an idle machine; a busy one ends the last epoch early.
         max_seconds=1.5 * seconds,
     )
@@ -150,9 +150,8 @@ def compare(batch: Batch, repeats: int) -> Comparison:
 
 
 def _read_batch(pairs: list[Pair]) -> Batch:
-    dataset = SegmentationDataset(pairs, SIZE)
-    samples = [dataset[SampleKey(index, 0)] for index in range(min(BATCH_SIZE, len(dataset)))]
-    return torch.stack([image for image, _ in samples]), torch.stack([mask for _, mask in samples])
+    images, masks = ImageStore(pairs, SIZE).read(pairs[:BATCH_SIZE])
+    return to_network_input(images), masks.float()
 
 
 def _write_overlays(path: Path, model: torch.nn.Module, pairs: list[Pair], evaluation: Evaluation) -> None:
@@ -161,7 +160,7 @@ def _write_overlays(path: Path, model: torch.nn.Module, pairs: list[Pair], evalu
     for index, pair in enumerate(pairs[:SHEET_ROWS]):
         image, truth = read_image(pair.image), read_mask(pair.mask)
         prediction = predict_probability(model, image, SIZE) > 0.5
-        rows.append((image, truth, prediction, dice[index].item()))
+        rows.append((image, truth, prediction, f"Dice {dice[index]:.3f}"))
     write_sheet(path, rows, f"Validation images, mean Dice {dice.mean().item():.3f}")
 
 

@@ -15,7 +15,8 @@ from fastresunet.cuda_graphs import GraphedInference
 from fastresunet.inference import fold
 from fastresunet.model import FastResUNetPP
 from fastresunet.training.checkpoints import load_model
-from fastresunet.training.data import Pair, Split, select_pairs
+from fastresunet.training.console import say
+from fastresunet.training.data import Pair
 from fastresunet.training.errors import UserError
 from fastresunet.training.files import check_writable, write_atomically
 from fastresunet.training.inference import (
@@ -27,6 +28,8 @@ from fastresunet.training.inference import (
 )
 from fastresunet.training.metrics import COUNTS, METRICS, confusion_counts, dataset_scores, image_means, scores
 from fastresunet.training.progress import track
+from fastresunet.training.run import names_in
+from fastresunet.training.split import Split, select_pairs
 from fastresunet.training.symmetries import SymmetryEnsemble
 
 
@@ -58,7 +61,7 @@ def evaluate(
     data: Path,
     out: Path | None = None,
     *,
-    split: Split = "val",
+    split: Split | None = None,
     size: int | None = None,
     augment: bool = False,
     threshold: float = 0.5,
@@ -69,9 +72,9 @@ def evaluate(
 
     Args:
         checkpoint: file of this package or of the published model.
-        data: folder with ``images`` and ``masks``, see ``split_pairs``.
+        data: folder with ``images`` and ``masks``, see ``find_pairs``.
         out: folder to write.
-        split: which images to score.
+        split: which images to score; None takes what tells most, see ``select_pairs``.
         size: height and width for the network, in pixels; None takes that of the training (256 if unknown).
         augment: average the probabilities over 8 flips and quarter turns; see ``SymmetryEnsemble``.
         threshold: a pixel is foreground where its probability is above this.
@@ -89,7 +92,8 @@ def evaluate(
     model, trained_size = load_predictor(checkpoint, device, cuda_graphs)
     if augment:
         model = SymmetryEnsemble(model)
-    pairs = select_pairs(data, split)
+    pairs, reason = select_pairs(data, split, names_in(checkpoint))
+    say(f"{len(pairs)} images of {data}: {reason}")
     with diverged_checkpoint_named(checkpoint):
         evaluation = evaluate_model(model, pairs, size or trained_size, threshold)
     if out is not None:

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-import math
-import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from fastresunet.reference import check_network_arguments
+from fastresunet.training.averaging import MovingAverage
 from fastresunet.training.callbacks import BestCheckpoint, EpochTable, StopOnDivergence, StopOnInterrupt
-from fastresunet.training.checkpoints import AtomicCheckpointIO, read_checkpoint
+from fastresunet.training.checkpoints import AtomicCheckpointIO, load_model, read_checkpoint
 from fastresunet.training.console import say
-from fastresunet.training.data import check_pairs, split_pairs
+from fastresunet.training.data import Pair, find_pairs
 from fastresunet.training.errors import UserError
+from fastresunet.training.evaluate import load_predictor
 from fastresunet.training.files import check_writable
 from fastresunet.training.graphed_module import GraphedSegmentationModule
-from fastresunet.training.lightning_module import SegmentationData, SegmentationModule, Settings
+from fastresunet.training.image_store import ImageStore
+from fastresunet.training.lightning_module import SegmentationModule
+from fastresunet.training.loaders import SegmentationData
+from fastresunet.training.metrics import best_constant_dice
+from fastresunet.training.pictures import CurvesPicture, TensorBoardImages, write_validation_sheet
 from fastresunet.training.progress import EpochProgress
+from fastresunet.training.recipe import (
+    PUBLISHED_FILTERS,
+    Machine,
+    Recipe,
+    resolve_device,
+    resolve_precision,
+)
+from fastresunet.training.run import Run, made_now, recorded_run
+from fastresunet.training.split import Names, recorded_pairs, split_pairs
 
-Precision = Literal["32", "bf16", "16"]
-LIGHTNING_PRECISION: dict[Precision, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+LIGHTNING_PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+# These may change when a training goes on; they change where it ends, not what it has done.
+MAY_CHANGE = ("epochs", "patience")
 
 
 @dataclass(frozen=True)
@@ -36,61 +49,49 @@ class TrainingResult:
     """What a training leaves behind.
 
     Args:
-        best_checkpoint: checkpoint of the epoch with the highest validation Dice.
+        best_checkpoint: checkpoint of the epoch with the best monitored score.
         last_checkpoint: checkpoint of the last epoch, to resume from.
         table: CSV file with one row an epoch.
-        best_dice: highest per-image mean Dice on the validation images, at the training size.
+        best_score: the best monitored score, by default the highest per-image mean Dice on the validation images, at
+            the training size.
+        constant_dice: mean Dice on validation images of the better constant prediction, everything or nothing.
     """
 
     best_checkpoint: Path
     last_checkpoint: Path
     table: Path
-    best_dice: float
+    best_score: float
+    constant_dice: float
 
 
 def train(
     data: Path,
     out: Path,
+    recipe: Recipe | None = None,
+    machine: Machine | None = None,
     *,
-    size: int = 256,
-    batch_size: int = 8,
-    epochs: int = 100,
-    learning_rate: float = 1e-3,
-    filters: Sequence[int] = (16, 32, 64, 128, 256),
-    precision: Precision = "32",
-    augment: bool = True,
-    compile_model: bool = False,
-    cuda_graphs: bool = True,
-    patience: int = 20,
+    names: Names | None = None,
+    cache: Path | None = None,
+    skip_damaged: bool = False,
     max_seconds: float | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    devices: int = 1,
-    workers: int | None = None,
-    seed: int = 0,
     resume: bool = False,
 ) -> TrainingResult:
-    """Train FastResUNetPP; ``out`` receives ``best.ckpt``, ``last.ckpt``, ``epochs.csv`` and TensorBoard logs.
+    """Train FastResUNetPP.
+
+    ``out`` receives ``best.ckpt``, ``last.ckpt``, ``run.yaml``, ``epochs.csv``, ``curves.png``, ``validation.png`` and
+    TensorBoard logs.
 
     Args:
-        data: folder with ``images`` and ``masks``, see ``split_pairs``.
+        data: folder with ``images`` and ``masks``.
         out: folder to write.
-        size: height and width to which images are stretched, in pixels, at least 32.
-        batch_size: images per step and device.
-        epochs: passes over the training images, those before resuming included.
-        learning_rate: first learning rate of AdamW; it falls to 0 along half a cosine.
-        filters: channels of the network, see ``FastResUNetPP``.
-        precision: ``"32"``, or ``"bf16"`` or ``"16"`` for automatic mixed precision.
-        augment: flip, rotate, shift, zoom and recolour training images at random.
-        compile_model: compile the network with ``torch.compile``; then there are no CUDA graphs.
-        cuda_graphs: on a single CUDA device, capture steps in CUDA graphs, see ``GraphedTrainingStep``.
-        patience: stop when the validation Dice has not risen for so many epochs; 0 never stops early.
+        recipe: what shapes the result; None takes the defaults.
+        machine: what computes; None takes the defaults.
+        names: of the images to train and to validate on; None splits them, see ``split_pairs``. A training that is
+            resumed keeps its own.
+        cache: folder for the images at training size, see ``ImageStore``.
+        skip_damaged: leave out pairs that cannot be used, and say so, instead of stopping.
         max_seconds: stop after so many seconds of training; None for no limit.
-        device: ``"auto"`` takes CUDA where there is one.
-        devices: number of devices, one process each.
-        workers: processes per device that read images; None takes one per core, at most 8, or 0 on the CPU.
-        seed: seed of the initial parameters, the order and the augmentation.
-        resume: continue from ``last.ckpt`` in ``out``, with the same images, size, batch size, number of devices,
-            learning rate, filters and seed.
+        resume: continue from ``last.ckpt`` in ``out``, with the same recipe; epochs and patience may change.
 
     Returns:
         Paths and the best validation score.
@@ -100,58 +101,64 @@ def train(
             disk, or a loss that is not finite.
         TrainingInterruptedError: the user pressed Ctrl-C; the state is saved.
     """
-    device = _check_arguments(size, batch_size, epochs, learning_rate, filters, precision, patience, device, devices)
-    last, table = out / "last.ckpt", out / "epochs.csv"
-    train_pairs, val_pairs = split_pairs(data)
-    settings = Settings(list(filters), size, batch_size, devices, learning_rate, seed, len(train_pairs))
+    recipe, machine = recipe or Recipe(), machine or Machine()
+    recipe.check()
+    device = resolve_device(machine.device, recipe.devices)
+    recipe, state = _with_start(replace(recipe, precision=resolve_precision(recipe.precision, device)))
+    last = out / "last.ckpt"
     if resume:
-        _check_resumable(last, settings, epochs)
+        earlier = _resumable(last, recipe)
+        names, source = earlier.names, last
     elif last.exists():
         raise UserError(f"{out} already holds a training. Add --resume to continue it, or choose another --out.")
+    else:
+        source = out / "run.yaml"
+    train_pairs, val_pairs = _pairs(data, recipe, names, source)
     check_writable(out)
-    check_pairs([*train_pairs, *val_pairs])
+    store = ImageStore(sorted([*train_pairs, *val_pairs], key=lambda pair: pair.name), recipe.size, cache, skip_damaged)
+    if store.fits_memory:
+        store.fill()
+        if not resume:
+            train_pairs, val_pairs = _usable(store, train_pairs, val_pairs)
+    elif not store.keeps:
+        say("The images do not fit in memory and are decoded in every epoch; --cache DIR keeps them on disk instead.")
 
-    seed_everything(seed, verbose=False)
-    graphed = cuda_graphs and takes_graphs(device, devices, compile_model)
-    module = GraphedSegmentationModule(settings) if graphed else SegmentationModule(settings, compile_model)
-    if workers is None:
-        # On the CPU, reading processes would only take cores from the training.
-        workers = min(8, (os.cpu_count() or 1) // devices) if device == "cuda" else 0
-    loaders = SegmentationData(train_pairs, val_pairs, size, batch_size, augment, workers, seed)
-    stopper, best_saver = StopOnInterrupt(last), BestCheckpoint(out)
-    # After the best one, so that last.ckpt knows the best score when training resumes.
-    last_saver = ModelCheckpoint(out, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    callbacks = [StopOnDivergence(), stopper, EpochTable(table), best_saver, last_saver, EpochProgress()]
-    if patience:
-        callbacks.append(EarlyStopping("val_dice", mode="max", patience=patience, check_on_train_epoch_end=True))
-    if max_seconds is not None:
-        callbacks.append(Timer(timedelta(seconds=max_seconds), verbose=False))
+    parts = (tuple(pair.name for pair in pairs) for pairs in (train_pairs, val_pairs))
+    run = Run(recipe, Names(*parts), made_now(data, device))
+    seed_everything(recipe.seed, verbose=False)
+    graphed = machine.cuda_graphs and takes_graphs(device, recipe.devices, machine.compile_model)
+    module = GraphedSegmentationModule(run, state) if graphed else SegmentationModule(run, state, machine.compile_model)
+    batches = SegmentationData(store, train_pairs, val_pairs, recipe)
+    stopper, best_saver = StopOnInterrupt(last), BestCheckpoint(out, recipe.monitor)
     trainer = Trainer(
         accelerator=device,
-        devices=devices,
-        precision=LIGHTNING_PRECISION[precision],
-        max_epochs=epochs,
+        devices=recipe.devices,
+        precision=LIGHTNING_PRECISION[recipe.precision],
+        max_epochs=recipe.epochs,
+        accumulate_grad_batches=recipe.accumulate,
+        # Graphs clip by themselves.
+        gradient_clip_val=None if graphed else recipe.clip_norm or None,
         logger=TensorBoardLogger(out, name="tensorboard", version="", default_hp_metric=False),
-        callbacks=callbacks,
+        callbacks=_callbacks(out, recipe, stopper, best_saver, max_seconds),
         plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,
         enable_progress_bar=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
-    with warnings.catch_warnings(), stopper.listening():
-        # They warn of what is meant here: to continue inside an epoch, in a folder with files that may have moved.
-        warnings.filterwarnings("ignore", ".*your dataloader is not resumable")
-        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-        warnings.filterwarnings("ignore", "The dirpath has changed")
-        try:
-            trainer.fit(module, datamodule=loaders, ckpt_path=last if resume else None)
-        except UserError as error:
-            # A reading process hands over the text of its traceback, which ends with the message.
-            error.args = (str(error).rpartition("UserError: ")[2].strip(),)
-            raise
-    score = best_saver.best_model_score
-    return TrainingResult(out / "best.ckpt", last, table, float("nan") if score is None else float(score))
+    if trainer.is_global_zero:
+        run.write(out / "run.yaml")
+        say(_heading(run, device, graphed))
+    with _intended(), stopper.listening():
+        trainer.fit(module, datamodule=batches, ckpt_path=last if resume else None)
+    best, score = out / "best.ckpt", best_saver.best_model_score
+    constant_dice = float("nan")
+    if trainer.is_global_zero and best.exists():
+        model, _ = load_predictor(best, device, cuda_graphs=False)
+        evaluation = write_validation_sheet(out / "validation.png", model, val_pairs, recipe.size)
+        constant_dice = best_constant_dice(evaluation.counts)
+    best_score = float("nan") if score is None else float(score)
+    return TrainingResult(best, last, out / "epochs.csv", best_score, constant_dice)
 
 
 def takes_graphs(device: Literal["cpu", "cuda"], devices: int, compile_model: bool) -> bool:
@@ -161,65 +168,117 @@ def takes_graphs(device: Literal["cpu", "cuda"], devices: int, compile_model: bo
     return device == "cuda" and devices == 1 and not compile_model
 
 
-def _check_arguments(
-    size: int,
-    batch_size: int,
-    epochs: int,
-    learning_rate: float,
-    filters: Sequence[int],
-    precision: Precision,
-    patience: int,
-    device: Literal["auto", "cpu", "cuda"],
-    devices: int,
-) -> Literal["cpu", "cuda"]:
-    for name, value, least in (
-        ("size", size, 32),
-        ("batch_size", batch_size, 1),
-        ("epochs", epochs, 1),
-        ("patience", patience, 0),
-        ("devices", devices, 1),
-    ):
-        if value < least:
-            raise UserError(f"{name} must be at least {least}, got {value}")
-    if not 0 < learning_rate < math.inf:
-        raise UserError(f"learning_rate must be positive and finite, got {learning_rate}")
-    try:
-        check_network_arguments(3, 1, tuple(filters), se_reduction=8, aspp_rates=(1, 6, 12, 18))
-    except (TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
-    if precision not in LIGHTNING_PRECISION:
-        raise UserError(f"precision must be one of {', '.join(LIGHTNING_PRECISION)}, got {precision!r}")
-    cuda_devices = torch.cuda.device_count()
-    if device == "auto":
-        device = "cuda" if cuda_devices else "cpu"
-    if device == "cuda" and devices > cuda_devices:
+def _with_start(recipe: Recipe) -> tuple[Recipe, dict[str, Any] | None]:
+    """Return the recipe with its filters, and the parameters to start from."""
+    if recipe.checkpoint is None:
+        return replace(recipe, filters=recipe.filters or PUBLISHED_FILTERS), None
+    model, _ = load_model(Path(recipe.checkpoint))
+    if (model.in_channels, model.num_classes) != (3, 1):
         raise UserError(
-            f"CUDA devices asked for: {devices}, available to PyTorch: {cuda_devices}. "
-            "Choose a smaller --devices or --device cpu."
+            f"checkpoint {recipe.checkpoint} has in_channels={model.in_channels} and num_classes={model.num_classes}; "
+            "expected 3 (RGB) and 1 (polyp or not)."
         )
-    if device == "cpu" and precision == "16":
-        raise UserError("precision 16 (float16) trains on CUDA devices only; use bf16 or 32 on the CPU.")
-    return device
+    if recipe.filters not in (None, model.filters):
+        raise UserError(
+            f"checkpoint {recipe.checkpoint} has filters {' '.join(map(str, model.filters))}, "
+            f"not {' '.join(map(str, recipe.filters or ()))}; leave out --filters to take its own."
+        )
+    return replace(recipe, filters=model.filters), model.state_dict()
 
 
-def _check_resumable(last: Path, settings: Settings, epochs: int) -> None:
+def _resumable(last: Path, recipe: Recipe) -> Run:
+    """Return the record of a training that the recipe can continue."""
     if not last.exists():
         raise UserError(f"there is nothing to resume in {last.parent}; drop --resume to start a training there.")
     checkpoint = read_checkpoint(last)
+    earlier = recorded_run(checkpoint, last)
     try:
-        saved = {name: checkpoint["hyper_parameters"][name] for name in asdict(settings)}
         finished = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{last} is no checkpoint of a training of this package; it cannot be resumed.") from error
-    for name, value in asdict(settings).items():
-        if saved[name] != value:
-            what = "training images" if name == "images" else f"--{name.replace('_', '-')}"
-            given, before = (" ".join(map(str, x)) if name == "filters" else x for x in (value, saved[name]))
+    except (KeyError, TypeError):
+        finished = None
+    if earlier is None or finished is None:
+        raise UserError(f"{last} is no checkpoint of a training of this package; it cannot be resumed.")
+    now = recipe.to_values()
+    for name, before in earlier.recipe.to_values().items():
+        if now[name] == before:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if name not in MAY_CHANGE:
+            shown = [" ".join(map(str, x)) if isinstance(x, list) else x for x in (before, now[name])]
             raise UserError(
-                f"{last} was trained with {what} {before}, now given: {given}. "
+                f"{last} was trained with {option} {shown[0]}, now given: {shown[1]}. "
                 "Resume with the same, or start another training in another --out."
             )
-    if finished >= epochs:
+        say(f"{option}: {now[name]}, before: {before}")
+    if finished >= recipe.epochs:
         raise UserError(
-            f"epochs finished in {last}: {finished}, asked for: {epochs}. Give a larger --epochs to train on."
+            f"epochs finished in {last}: {finished}, asked for: {recipe.epochs}. Give a larger --epochs to train on."
         )
+    return earlier
+
+
+def _pairs(data: Path, recipe: Recipe, names: Names | None, source: Path) -> tuple[list[Pair], list[Pair]]:
+    if names is None:
+        return split_pairs(data, recipe.val_fraction)
+    pairs = recorded_pairs(data, names, source)
+    new = len(find_pairs(data)) - len(names.train) - len(names.val)
+    if new:
+        say(f"{new} images of {data} are not among those of {source}, and not used.")
+    return pairs
+
+
+def _usable(store: ImageStore, train: list[Pair], val: list[Pair]) -> tuple[list[Pair], list[Pair]]:
+    train, val = store.usable(train), store.usable(val)
+    if not train or not val:
+        raise UserError(f"without damaged pairs there is none left to {'validate' if train else 'train'} on.")
+    return train, val
+
+
+def _callbacks(
+    out: Path, recipe: Recipe, stopper: StopOnInterrupt, best_saver: BestCheckpoint, max_seconds: float | None
+) -> list[Callback]:
+    # After the best one, so that last.ckpt knows the best score when training resumes.
+    last_saver = ModelCheckpoint(out, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    # First the average, so that a stop after a step saves it with that step.
+    callbacks: list[Callback] = [MovingAverage(recipe.average)] if recipe.average else []
+    callbacks += [
+        StopOnDivergence(),
+        stopper,
+        LearningRateMonitor("step"),
+        EpochTable(out / "epochs.csv"),
+        CurvesPicture(out / "epochs.csv", out / "curves.png"),
+        TensorBoardImages(),
+        best_saver,
+        last_saver,
+        EpochProgress(),
+    ]
+    if recipe.patience:
+        mode = BestCheckpoint.MODES[recipe.monitor]
+        callbacks.append(
+            EarlyStopping(recipe.monitor, mode=mode, patience=recipe.patience, check_on_train_epoch_end=True)
+        )
+    if max_seconds is not None:
+        callbacks.append(Timer(timedelta(seconds=max_seconds), verbose=False))
+    return callbacks
+
+
+def _heading(run: Run, device: str, graphed: bool) -> str:
+    recipe, made = run.recipe, run.made_with
+    batches = -(-len(run.names.train) // (recipe.batch_size * recipe.devices))
+    where = f"{recipe.devices} x {made['device']}" if recipe.devices > 1 else str(made["device"])
+    return (
+        f"{len(run.names.train)} images to train on, {len(run.names.val)} to validate; "
+        f"{batches} batches of {recipe.batch_size} an epoch, {recipe.size}x{recipe.size} pixels, "
+        f"{recipe.precision} on {where}{', CUDA graphs' if graphed else ''}; {recipe.epochs} epochs"
+    )
+
+
+@contextmanager
+def _intended() -> Iterator[None]:
+    """Keep back warnings of what is meant here."""
+    with warnings.catch_warnings():
+        # To continue inside an epoch, in a folder with files that may have moved.
+        warnings.filterwarnings("ignore", ".*your dataloader is not resumable")
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+        warnings.filterwarnings("ignore", "The dirpath has changed")
+        yield

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fastresunet.cuda_graphs import GraphedInference, GraphedTrainingStep
-from fastresunet.training.lightning_module import WEIGHT_DECAY, SegmentationModule
-from fastresunet.training.losses import bce_dice_loss
+from fastresunet.training.lightning_module import SegmentationModule
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -42,17 +41,24 @@ class GraphedSegmentationModule(SegmentationModule):
         assert isinstance(optimizer, Optimizer)
         step = GraphedTrainingStep(
             self.model,
-            bce_dice_loss,
+            self._share_of_loss,
             optimizer,
             autocast=AUTOCAST.get(str(precision.precision)),
+            clip_norm=self.recipe.clip_norm or None,
             scaler=getattr(precision, "scaler", None),
         )
         self._graphed = _Graphed(step, GraphedInference(self.model))
 
     def training_loss(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Make a whole training step and return its loss."""
+        """Make a whole training step, or of several batches the part of one, and return its loss."""
         assert self._graphed is not None
-        return self._graphed.step(images, masks)
+        # As Lightning does, the optimiser makes a step of the batches that are left at the end of an epoch.
+        batches = self.trainer.fit_loop.batch_idx + 1
+        update = batches % self.recipe.accumulate == 0 or self.trainer.is_last_batch
+        return self._graphed.step(images, masks, update=update) * self.recipe.accumulate
+
+    def _share_of_loss(self, logits: Tensor, masks: Tensor) -> Tensor:
+        return self.loss(logits, masks) / self.recipe.accumulate
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the network's logits for validation."""
@@ -77,6 +83,7 @@ class GraphedSegmentationModule(SegmentationModule):
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Do nothing: the step has done it."""
 
-    def make_optimizer(self) -> Optimizer:
-        """Return AdamW as one kernel."""
-        return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=WEIGHT_DECAY, fused=True)
+    @property
+    def fuses_optimizer(self) -> bool:
+        """A fused step can be captured with a learning rate that changes."""
+        return True

@@ -41,12 +41,12 @@ def draw_overlay(image: Tensor, mask: Tensor, colour: tuple[int, int, int] = PRE
     return (image * (1 - opacity) + paint * opacity).round().to(torch.uint8)
 
 
-def write_sheet(path: Path, rows: Sequence[tuple[Tensor, Tensor, Tensor, float]], title: str) -> None:
+def write_sheet(path: Path, rows: Sequence[tuple[Tensor, Tensor, Tensor, str]], title: str) -> None:
     """Write a picture with a row an image: the image, the true mask and the predicted mask on it.
 
     Args:
         path: PNG file to write.
-        rows: image, uint8 tensor (3, H, W); true and predicted mask, bool tensors (H, W); Dice of the prediction.
+        rows: image, uint8 tensor (3, H, W); true and predicted mask, bool tensors (H, W); a caption.
         title: text above the sheet.
 
     Raises:
@@ -57,14 +57,14 @@ def write_sheet(path: Path, rows: Sequence[tuple[Tensor, Tensor, Tensor, float]]
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11)
     axes = figure.subplots(len(rows), 3, squeeze=False)
-    for line, (image, truth, prediction, dice) in zip(axes, rows, strict=True):
+    for line, (image, truth, prediction, caption) in zip(axes, rows, strict=True):
         pictures = image, draw_overlay(image, truth, TRUTH_COLOUR), draw_overlay(image, prediction)
         for axis, picture in zip(line, pictures, strict=True):
             axis.imshow(picture.permute(1, 2, 0).numpy())
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
-        line[2].set_xlabel(f"Dice {dice:.3f}", fontsize=9)
+        line[2].set_xlabel(caption, fontsize=9)
     for axis, heading in zip(axes[0], ("image", "truth", "prediction"), strict=True):
         axis.set_title(heading, fontsize=10)
     encoded = io.BytesIO()

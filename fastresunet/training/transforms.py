@@ -1,10 +1,9 @@
-"""Resize and augment images and masks."""
+"""Resize images and masks, and scale them for the network."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
 
@@ -41,35 +40,3 @@ def resize_mask(mask: Tensor, size: int) -> Tensor:
 def to_network_input(image: Tensor) -> Tensor:
     """Scale a uint8 image from 0..255 to float32 0..1, as the published model is trained."""
     return image.float() / 255
-
-
-class Augmentation:
-    """Random flips, rotation, shift, zoom and colour changes that keep a polyp image plausible.
-
-    All randomness comes from the global torch generator.
-    """
-
-    def __init__(self) -> None:
-        self.transform = v2.Compose(
-            [
-                v2.RandomHorizontalFlip(),
-                v2.RandomVerticalFlip(),
-                v2.RandomAffine(
-                    degrees=45, translate=(0.1, 0.1), scale=(0.75, 1.25), interpolation=InterpolationMode.BILINEAR
-                ),
-                v2.ColorJitter(brightness=0.25, contrast=0.25, saturation=0.25, hue=0.02),
-            ]
-        )
-
-    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Change an image and its mask in the same way.
-
-        Args:
-            image: uint8 tensor (3, H, W).
-            mask: bool tensor (H, W).
-
-        Returns:
-            Tensors of the same shapes and dtypes.
-        """
-        new_image, new_mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask[None].to(torch.uint8)))
-        return new_image.as_subclass(Tensor), new_mask.as_subclass(Tensor)[0].bool()

@@ -14,9 +14,9 @@ from torch import nn
 from fastresunet.model import FastResUNetPP
 from fastresunet.training.errors import UserError
 from fastresunet.training.evaluate import load_binary_model
-from fastresunet.training.fit import Precision
 from fastresunet.training.inference import DEFAULT_SIZE
 from fastresunet.training.progress import track
+from fastresunet.training.recipe import Precision
 
 if TYPE_CHECKING:
     from fastresunet.tuning import OperationTimes, Tuning

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from benchmarks.pretraining import __main__ as recipe
-from benchmarks.pretraining.augmentation import augment
 from benchmarks.pretraining.packed import pack, unpack
 from fastresunet import pretrained
-from fastresunet.training.data import split_pairs
+from fastresunet.training.split import split_pairs
 from fastresunet.training.synthetic import write_polyp_folder
 from fastresunet.training.transforms import resize_image, resize_mask
 
@@ -44,19 +43,6 @@ def test_what_is_packed_is_what_training_would_read(data: Path, file: Path) -> N
             expected_image, expected_mask = pair.read()
             assert torch.equal(mask[0], resize_mask(expected_mask, SIZE))
             assert (image.float() - resize_image(expected_image, SIZE).float()).abs().mean() < 3
-
-
-def test_images_and_masks_are_changed_alike() -> None:
-    torch.manual_seed(0)
-    masks = torch.zeros(16, 1, 64, 64, dtype=torch.bool)
-    masks[:, :, 20:44, 10:40] = True
-    images = (masks * 200 + 30).expand(-1, 3, -1, -1).to(torch.uint8)
-    changed, moved = augment(images, masks)
-    assert changed.shape == images.shape
-    assert 0 <= float(changed.min()) <= float(changed.max()) <= 1
-    bright = changed.mean(1, keepdim=True) > changed.mean((1, 2, 3), keepdim=True)
-    assert (bright == moved.bool()).float().mean() > 0.97
-    assert not torch.equal(moved[0], moved[1])
 
 
 def test_the_images_held_back_are_not_trained_on(file: Path) -> None:

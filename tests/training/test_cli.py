@@ -17,7 +17,7 @@ from fastresunet.training.fit import TrainingResult
 
 from .conftest import FILTERS
 
-SMALL = ["--size", "32", "--batch-size", "4", "--workers", "0", "--device", "cpu", "--filters", *map(str, FILTERS)]
+SMALL = ["--size", "32", "--batch-size", "4", "--device", "cpu", "--filters", *map(str, FILTERS)]
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export", "demo", "tune", "info"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,16 +21,20 @@ from fastresunet.cuda_graphs import GraphedInference, capture
 from fastresunet.cuda_graphs.capture import Capture
 from fastresunet.training import evaluate, fit, predict
 from fastresunet.training.callbacks import StopOnDivergence
-from fastresunet.training.data import split_pairs
 from fastresunet.training.errors import TrainingInterruptedError, UserError
 from fastresunet.training.evaluate import load_predictor
-from fastresunet.training.fit import TrainingResult, takes_graphs, train
+from fastresunet.training.fit import TrainingResult, takes_graphs
 from fastresunet.training.graphed_module import GraphedSegmentationModule
+from fastresunet.training.image_store import ImageStore
 from fastresunet.training.images import read_image
-from fastresunet.training.lightning_module import SegmentationData, SegmentationModule, Settings
+from fastresunet.training.lightning_module import SegmentationModule
+from fastresunet.training.loaders import SegmentationData
+from fastresunet.training.recipe import Machine
+from fastresunet.training.run import Run
+from fastresunet.training.split import Names, split_pairs
 from tests.cuda_graphs.recorder import RecordingCapturer
 
-from .conftest import FILTERS, SMALL
+from .conftest import SMALL, train_small
 from .test_fit import at_step, rows, weights
 
 
@@ -65,7 +70,7 @@ def test_graphs_train_as_eager_steps_do(
     results = []
     for name, capturer in (("graphs", RecordingCapturer()), ("eager", ComputingCapturer())):
         use(monkeypatch, capturer)
-        results.append(train(shared_data, tmp_path / name, epochs=EPOCHS, precision=precision, **SMALL))
+        results.append(train_small(shared_data, tmp_path / name, epochs=EPOCHS, precision=precision))
         # Both training shapes and the validation's; the first call of each is eager.
         assert (capturer.runs, capturer.captures) == (3, 3)
         assert isinstance(capturer, ComputingCapturer) or capturer.replays == 4 * EPOCHS - 3
@@ -78,14 +83,14 @@ def test_graphs_train_as_eager_steps_do(
 def test_interrupted_and_resumed_equals_uninterrupted(
     capturer: RecordingCapturer, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(shared_data, tmp_path / "whole", epochs=EPOCHS, **SMALL)
+    whole = train_small(shared_data, tmp_path / "whole", epochs=EPOCHS)
     with monkeypatch.context() as patch:
         at_step(patch, 4, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(TrainingInterruptedError):
-            train(shared_data, tmp_path / "parts", epochs=EPOCHS, **SMALL)
-    resumed = train(shared_data, tmp_path / "parts", epochs=EPOCHS, resume=True, **SMALL)
+            train_small(shared_data, tmp_path / "parts", epochs=EPOCHS)
+    resumed = train_small(shared_data, tmp_path / "parts", epochs=EPOCHS, resume=True)
     torch.testing.assert_close(weights(resumed.last_checkpoint), weights(whole.last_checkpoint), rtol=0, atol=0)
-    assert resumed.best_dice == whole.best_dice
+    assert resumed.best_score == whole.best_score
 
 
 def test_trainings_go_on_with_and_without_graphs(
@@ -96,20 +101,39 @@ def test_trainings_go_on_with_and_without_graphs(
         with monkeypatch.context() as patch:
             if graphs:
                 use(patch, capturer)
-            result = train(shared_data, tmp_path, epochs=epochs, resume=epochs > 1, **SMALL)
+            result = train_small(shared_data, tmp_path, epochs=epochs, resume=epochs > 1)
         checkpoint = torch.load(result.last_checkpoint, weights_only=True)
-        (group,) = checkpoint["optimizer_states"][0]["param_groups"]
-        assert isinstance(group["lr"], float)
-        assert group["capturable"] is False
+        for group in checkpoint["optimizer_states"][0]["param_groups"]:
+            assert isinstance(group["lr"], float)
+            assert group["capturable"] is False
         assert checkpoint["global_step"] == 3 * epochs
         assert all(values.isfinite().all() for values in checkpoint["state_dict"].values())
     assert capturer.replays > 0
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"accumulate": 2}, {"clip_norm": 1e-3}, {"optimizer": "sgd"}, {"loss": "tversky"}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_graphs_follow_the_recipe(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    eager = train_small(shared_data, tmp_path / "eager", epochs=EPOCHS, average=0.0, **changes)
+    use(monkeypatch, RecordingCapturer())
+    found = train_small(shared_data, tmp_path / "graphs", epochs=EPOCHS, average=0.0, **changes)
+    for row, expected in zip(rows(found.table), rows(eager.table), strict=True):
+        assert row["step"] == expected["step"]
+        assert float(row["train_loss"]) == pytest.approx(float(expected["train_loss"]), rel=1e-4)
+    torch.testing.assert_close(weights(found.last_checkpoint), weights(eager.last_checkpoint), rtol=1e-2, atol=2e-4)
+
+
 def test_float16_leaves_the_scaler_to_lightning(capturer: RecordingCapturer, shared_data: Path, tmp_path: Path) -> None:
-    train_pairs, val_pairs = split_pairs(shared_data)
+    train_pairs, val_pairs = split_pairs(shared_data, SMALL.val_fraction)
+    store = ImageStore([*train_pairs, *val_pairs], SMALL.size)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100, growth_interval=1000)
-    module = GraphedSegmentationModule(Settings(list(FILTERS), 32, 4, 1, 1e-3, 0, len(train_pairs)))
+    recipe = replace(SMALL, precision="16")
+    module = GraphedSegmentationModule(Run(recipe, Names(("a",), ("b",)), {}))
     trainer = Trainer(
         accelerator="cpu",
         plugins=[MixedPrecision("16-mixed", "cpu", scaler)],
@@ -120,7 +144,7 @@ def test_float16_leaves_the_scaler_to_lightning(capturer: RecordingCapturer, sha
         enable_model_summary=False,
     )
     before = [parameter.clone() for parameter in module.parameters()]
-    trainer.fit(module, datamodule=SegmentationData(train_pairs, val_pairs, 32, 4, True, 0, 0))
+    trainer.fit(module, datamodule=SegmentationData(store, train_pairs, val_pairs, recipe))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["MixedPrecision"]["scale"]
     assert saved == scaler.get_scale() == 2.0 ** (100 - 6)  # every step overflowed and was left out
@@ -138,7 +162,7 @@ def test_divergence_stops_and_saves_nothing(
 
     monkeypatch.setattr(SegmentationModule, "training_step", step)
     with pytest.raises(UserError, match=r"loss in epoch 2, step 4 is not finite"):
-        train(shared_data, tmp_path, epochs=EPOCHS, **SMALL)
+        train_small(shared_data, tmp_path, epochs=EPOCHS)
     assert [row["epoch"] for row in rows(tmp_path / "epochs.csv")] == ["1"]
 
 
@@ -154,7 +178,7 @@ def test_an_interruption_after_divergence_saves_nothing(
 
     monkeypatch.setattr(SegmentationModule, "training_step", step)
     with pytest.raises(UserError, match=r"loss in epoch 1, step 1 is not finite"):
-        train(shared_data, tmp_path, epochs=1, **SMALL)
+        train_small(shared_data, tmp_path, epochs=1)
     assert not list(tmp_path.glob("*.ckpt"))
 
 
@@ -192,7 +216,7 @@ def test_when_training_takes_graphs(
 def test_training_without_graphs_on_request(
     capturer: RecordingCapturer, shared_data: Path, tmp_path: Path, trained: TrainingResult
 ) -> None:
-    result = train(shared_data, tmp_path, epochs=1, cuda_graphs=False, **SMALL)
+    result = train_small(shared_data, tmp_path, epochs=1, cuda_graphs=False)
     assert rows(result.table)[0]["train_loss"]
     assert capturer.runs == 0
 
@@ -243,8 +267,9 @@ def test_command_line(
 ) -> None:
     given: dict[str, Any] = {}
 
-    def called(*_: object, **options: object) -> None:
-        given.update(options)
+    def called(*arguments: object, **options: object) -> None:
+        machine = next((x for x in arguments if isinstance(x, Machine)), None)
+        given.update(options if machine is None else asdict(machine))
         raise UserError("enough")
 
     monkeypatch.setattr(module, command[0], called)

@@ -1,4 +1,4 @@
-"""Pairing, splitting, checking and sampling of a data folder."""
+"""Pairing and reading of a data folder, and what is said of one that is damaged."""
 
 from __future__ import annotations
 
@@ -8,21 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import ExifTags, Image
 
-from fastresunet.training.data import (
-    SampleKey,
-    SeededSampler,
-    SegmentationDataset,
-    check_pairs,
-    find_pairs,
-    select_pairs,
-    split_pairs,
-)
+from fastresunet.training.data import find_pairs
 from fastresunet.training.errors import UserError
+from fastresunet.training.image_store import ImageStore
 from fastresunet.training.images import read_image, read_mask
-from fastresunet.training.transforms import Augmentation
+from fastresunet.training.split import split_pairs
 
 
 def truncate(path: Path) -> None:
@@ -96,7 +88,7 @@ def test_damage_is_named(data: Path, name: str) -> None:
     damage, message = DAMAGE[name]
     damage(data)
     with pytest.raises(UserError, match=message):
-        check_pairs([pair for part in split_pairs(data) for pair in part])
+        ImageStore([pair for part in split_pairs(data) for pair in part], size=32).fill()
 
 
 def test_pairs_ignore_other_files_and_accept_mixed_suffixes(data: Path) -> None:
@@ -107,24 +99,6 @@ def test_pairs_ignore_other_files_and_accept_mixed_suffixes(data: Path) -> None:
     pairs = find_pairs(data)
     assert [pair.name for pair in pairs] == [f"000{index}" for index in range(6)]
     assert pairs[1].mask.name == "0001.TIF"
-
-
-def test_seeded_split_is_stable(shared_data: Path) -> None:
-    train, val = split_pairs(shared_data)
-    # These names must never change: an evaluation finds the validation images of an earlier training by them.
-    assert [pair.name for pair in val] == ["0001", "0009"]
-    assert {pair.name for pair in train} | {pair.name for pair in val} == {f"{index:04d}" for index in range(12)}
-    assert split_pairs(shared_data, seed=1)[1] != val
-
-
-def test_lists_decide_the_split(data: Path) -> None:
-    (data / "train.txt").write_text("0003\n0001.png\n\n")
-    (data / "val.txt").write_text("0005\n")
-    train, val = split_pairs(data)
-    assert [pair.name for pair in train] == ["0003", "0001"]
-    assert [pair.name for pair in val] == ["0005"]
-    assert len(select_pairs(data, "all")) == 6
-    assert select_pairs(data, "val") == val
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
@@ -203,60 +177,3 @@ def test_exif_orientation_turns_image_and_mask(tmp_path: Path) -> None:
     Image.fromarray(np.array([[255, 0, 0]], dtype=np.uint8)).save(path, exif=exif)
     assert read_image(path)[0].tolist() == [[255], [0], [0]]
     assert read_mask(path).tolist() == [[True], [False], [False]]
-
-
-def test_samples_have_the_size_and_range_of_the_network(shared_data: Path) -> None:
-    dataset = SegmentationDataset(find_pairs(shared_data), size=32, augment=True)
-    image, mask = dataset[SampleKey(3, seed=1)]
-    assert (image.shape, image.dtype) == ((3, 32, 32), torch.float32)
-    assert (mask.shape, mask.dtype) == ((1, 32, 32), torch.float32)
-    assert 0 <= image.min() < image.max() <= 1
-    assert set(mask.unique().tolist()) <= {0.0, 1.0}
-
-
-def test_augmentation_depends_on_its_seed_only(shared_data: Path) -> None:
-    dataset = SegmentationDataset(find_pairs(shared_data), size=32, augment=True)
-    state = torch.get_rng_state()
-    first = dataset[SampleKey(0, seed=1)]
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.rand(3)
-    torch.testing.assert_close(dataset[SampleKey(0, seed=1)], first, rtol=0, atol=0)
-    assert not torch.equal(dataset[SampleKey(0, seed=2)][0], first[0])
-
-
-def test_augmentation_moves_image_and_mask_together() -> None:
-    mask = torch.zeros(64, 64, dtype=torch.bool)
-    mask[10:30, 20:50] = True
-    image = (mask * 200 + 30).to(torch.uint8).expand(3, -1, -1)
-    for seed in range(5):
-        torch.manual_seed(seed)
-        new_image, new_mask = Augmentation()(image, mask)
-        assert (new_image.shape, new_image.dtype) == (image.shape, torch.uint8)
-        # Interpolation may move the outline by a pixel.
-        assert ((new_image.float().mean(0) > 110) == new_mask).float().mean() > 0.97
-
-
-def test_sampler_draws_anew_each_epoch_and_resumes_inside_one(shared_data: Path) -> None:
-    dataset = SegmentationDataset(find_pairs(shared_data), size=32)
-    sampler = SeededSampler(dataset, seed=3, shuffle=True)
-    epochs = []
-    for epoch in range(2):
-        sampler.set_epoch(epoch)
-        epochs.append(list(sampler))
-    assert sorted(key.position for key in epochs[1]) == list(range(12))
-    assert {key.seed for key in epochs[0]}.isdisjoint({key.seed for key in epochs[1]})
-    resumed = SeededSampler(dataset, seed=3, shuffle=True)
-    resumed.resume(epoch=1, position=5)
-    assert list(resumed) == epochs[1][5:]
-    resumed.set_epoch(0)
-    assert list(resumed) == epochs[0]
-
-
-def test_sampler_shares_the_samples_among_processes(shared_data: Path) -> None:
-    dataset = SegmentationDataset(find_pairs(shared_data), size=32)
-    shares = [
-        {key.position for key in SeededSampler(dataset, seed=0, shuffle=True, processes=2, rank=rank)}
-        for rank in range(2)
-    ]
-    assert shares[0].isdisjoint(shares[1])
-    assert shares[0] | shares[1] == set(range(12))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastresunet.training.losses import bce_dice_loss
+from fastresunet.training.losses import LOSSES, bce_dice_loss
 
 
 def formula(logits: Tensor, target: Tensor) -> Tensor:
@@ -59,3 +59,28 @@ def test_right_empty_prediction_costs_nothing() -> None:
 def test_different_shapes_are_named() -> None:
     with pytest.raises(ValueError, match=r"\(1, 1, 8, 8\) and \(1, 8, 8\)"):
         bce_dice_loss(torch.zeros(1, 1, 8, 8), torch.zeros(1, 8, 8))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_float32_falls_with_better_logits_and_bears_empty_masks(name: str) -> None:
+    loss = LOSSES[name]
+    logits, target = example()
+    better = logits + 4 * (2 * target - 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        values = [loss(x.bfloat16(), target) for x in (logits, better)]
+    assert {value.dtype for value in values} == {torch.float32}
+    assert values[1] < values[0]
+    logits.requires_grad_(True)
+    loss(logits, torch.zeros_like(target)).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad.abs().sum() > 0
+
+
+def test_tversky_minds_misses_more_than_false_alarms() -> None:
+    target = torch.zeros(1, 1, 8, 8)
+    target[..., :4] = 1
+    missed, alarmed = target.clone(), target.clone()
+    missed[..., 3], alarmed[..., 4] = 0, 1
+    tversky = LOSSES["tversky"]
+    assert tversky(20 * missed - 10, target) > 1.5 * tversky(20 * alarmed - 10, target)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastresunet.training.data import check_pairs, find_pairs
+from fastresunet.training.data import find_pairs
+from fastresunet.training.image_store import ImageStore
 from fastresunet.training.images import read_image, read_mask
 from fastresunet.training.synthetic import draw_polyp_image, write_polyp_folder
 
@@ -24,7 +25,7 @@ def test_every_image_has_polyp_and_background(size: int) -> None:
 def test_seed_decides_the_picture(tmp_path: Path) -> None:
     write_polyp_folder(tmp_path, count=2, size=32, seed=0)
     pairs = find_pairs(tmp_path)
-    check_pairs(pairs)
+    ImageStore(pairs, size=32).fill()
     image, mask = draw_polyp_image(32, seed=1)
     assert torch.equal(read_image(pairs[1].image), image)
     assert torch.equal(read_mask(pairs[1].mask), mask)
