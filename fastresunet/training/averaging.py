@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
+
+_Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
 
 class MovingAverage(WeightAveraging):
@@ -38,7 +40,7 @@ class MovingAverage(WeightAveraging):
         self._share_now = min(self.share, (1 + trainer.global_step) / (10 + trainer.global_step))
         super().on_train_batch_end(trainer, *args, **kwargs)
 
-    def _update(self, averages: list[Tensor], values: list[Tensor], number: Tensor | int) -> None:
+    def _update(self, averages: _Tensors, values: _Tensors, number: Tensor | int) -> None:
         if averages[0].is_floating_point():
             torch._foreach_lerp_(averages, values, 1 - self._share_now)
         else:

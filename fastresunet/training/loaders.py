@@ -122,7 +122,8 @@ class BatchLoader:
         noise_seed = int(np.random.SeedSequence(keys[0].seed).generate_state(1, np.uint64)[0] >> 1)
         tensors = images, masks, torch.from_numpy(draws.astype(np.float32))
         if torch.cuda.is_available():
-            return StoredBatch(*(tensor.pin_memory() for tensor in tensors), noise_seed)
+            # Copied to the GPU while the host goes on.
+            tensors = images.pin_memory(), masks.pin_memory(), tensors[2].pin_memory()
         return StoredBatch(*tensors, noise_seed)
 
 

@@ -61,6 +61,42 @@ def test_train_evaluate_predict(shared_data: Path, tmp_path: Path, capsys: pytes
     assert capsys.readouterr().out == f"Masks written to {run / 'masks'}: 10\nMasks written to {run / 'masks'}: 1\n"
 
 
+def test_train_again_from_a_record(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "--data", str(shared_data), "--device", "cpu"]
+    first, again = tmp_path / "first", tmp_path / "again"
+    recipe = ["--epochs", "1", "--size", "32", "--batch-size", "4", "--loss", "focal", "--average", "0"]
+    assert main([*command, "--out", str(first), *recipe, "--filters", *map(str, FILTERS)]) == 0
+    assert main([*command, "--out", str(again), "--config", str(first / "run.yaml")]) == 0
+    states = [torch.load(run / "last.ckpt", weights_only=True) for run in (first, again)]
+    torch.testing.assert_close(states[0]["state_dict"], states[1]["state_dict"], rtol=0, atol=0)
+    assert states[0]["hyper_parameters"] == states[1]["hyper_parameters"]
+    # Resuming needs no recipe, and refuses another one.
+    assert main([*command, "--out", str(again), "--resume", "--lr", "0.5"]) == 1
+    assert "was trained with --lr 0.001, now given: 0.5" in capsys.readouterr().err
+    assert main([*command, "--out", str(again), "--resume", "--epochs", "2"]) == 0
+    output = capsys.readouterr().out
+    assert "--epochs: 2, before: 1" in output
+    assert "8 images to train on, 4 to validate; 2 batches of 4 an epoch, 32x32 pixels, 32 on cpu; 2 epochs" in output
+    assert "Dice of the best constant prediction" in output
+
+
+def test_evaluation_says_which_images(
+    shared_data: Path, trained: TrainingResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", "--data", str(shared_data), "--device", "cpu", "--checkpoint"]
+    assert main([*command, str(trained.best_checkpoint)]) == 0
+    assert f"2 images of {shared_data}: the validation images of its training" in capsys.readouterr().out
+
+
+def test_cross_validation(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--epochs", "1", "--folds", "2", *SMALL]
+    assert main(["train", "--data", str(shared_data), "--out", str(tmp_path), *options]) == 0
+    output = capsys.readouterr().out
+    assert f"Fold 2 of 2: {tmp_path / 'fold-2'}" in output
+    assert "val_dice: 0." in output
+    assert f"Scores of each fold: {tmp_path / 'folds.csv'}" in output
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -72,6 +108,11 @@ def test_train_evaluate_predict(shared_data: Path, tmp_path: Path, capsys: pytes
         ["train", "--data", "d", "--out", "o", "--precision", "8"],
         ["train", "--data", "d", "--out", "o", "--lr", "inf"],
         ["train", "--data", "d", "--out", "o", "--lr", "nan"],
+        ["train", "--data", "d", "--out", "o", "--folds", "1"],
+        ["train", "--data", "d", "--out", "o", "--warm-up", "1"],
+        ["train", "--data", "d", "--out", "o", "--average", "1"],
+        ["train", "--data", "d", "--out", "o", "--val-fraction", "0"],
+        ["train", "--data", "d", "--out", "o", "--loss", "mse"],
         ["tune", "--batch-size", "0"],
         ["tune", "--precision", "64"],
         ["predict", "--checkpoint", "c", "--out", "o"],

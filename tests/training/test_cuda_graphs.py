@@ -113,19 +113,21 @@ def test_trainings_go_on_with_and_without_graphs(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"accumulate": 2}, {"clip_norm": 1e-3}, {"optimizer": "sgd"}, {"loss": "tversky"}],
+    [{"accumulate": 2}, {"clip_norm": 1e-3}, {"weight_decay": 0.5}, {"loss": "tversky"}],
     ids=lambda changes: next(iter(changes)),
 )
 def test_graphs_follow_the_recipe(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    eager = train_small(shared_data, tmp_path / "eager", epochs=EPOCHS, average=0.0, **changes)
+    # AdamW would blow up the rounding of gradients that are 0, those of biases before a normalisation.
+    changes = {"optimizer": "sgd", "average": 0.0, **changes}
+    eager = train_small(shared_data, tmp_path / "eager", epochs=EPOCHS, **changes)
     use(monkeypatch, RecordingCapturer())
-    found = train_small(shared_data, tmp_path / "graphs", epochs=EPOCHS, average=0.0, **changes)
+    found = train_small(shared_data, tmp_path / "graphs", epochs=EPOCHS, **changes)
     for row, expected in zip(rows(found.table), rows(eager.table), strict=True):
         assert row["step"] == expected["step"]
         assert float(row["train_loss"]) == pytest.approx(float(expected["train_loss"]), rel=1e-4)
-    torch.testing.assert_close(weights(found.last_checkpoint), weights(eager.last_checkpoint), rtol=1e-2, atol=2e-4)
+    torch.testing.assert_close(weights(found.last_checkpoint), weights(eager.last_checkpoint), rtol=1e-3, atol=1e-5)
 
 
 def test_float16_leaves_the_scaler_to_lightning(capturer: RecordingCapturer, shared_data: Path, tmp_path: Path) -> None:
