@@ -17,7 +17,7 @@ test: $(READY) check
 # interpreted. This Triton's interpreter takes arrays of one element for numbers, as newer versions of numpy do not.
 OLDEST = .venv-oldest
 NEEDS_EXTRAS = --ignore tests/training --ignore tests/keras --ignore tests/kernels/test_tuning.py \
-	--ignore tests/benchmarks/test_pretraining.py
+	--ignore tests/benchmarks/test_pretraining.py --ignore tests/benchmarks/test_data_path.py
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python -m pytest -n auto $(NEEDS_EXTRAS) --ignore tests/compiled
 	$(OLDEST)/bin/python -m pytest -n auto tests/compiled/test_layers.py -k sm_90

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import torch
 
 from benchmarks.nvml import Gpu, find_gpu
 from benchmarks.processor import processor
+from fastresunet.training.info import revision
 
-REVISION = ".revision"  # a copy of the folder without git's own carries its revision in this file
 _PACKAGES = ("torch", "triton", "numpy", "onnxruntime", "openvino", "tensorrt", "torch_tensorrt")
 
 
@@ -67,24 +66,6 @@ def version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def revision(folder: Path) -> str:
-    """Return the git revision of a folder, marked where files differ from it, or why there is none."""
-    carried = folder / REVISION
-    if not (folder / ".git").exists() and carried.exists():
-        return carried.read_text().strip()
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        return f"not available: {type(error).__name__}"
-    return found.stdout.strip()
 
 
 def _gpu(device: torch.device, gpu: Gpu | str) -> dict[str, Any] | str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import subprocess
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -16,11 +18,13 @@ PACKAGES = (
     "triton",
     "numpy",
     "lightning",
+    "monai",
     "torchmetrics",
     "torchvision",
     "pillow",
     "tensorboard",
 )
+REVISION = ".revision"  # a copy of the folder without git's own carries its revision in this file
 BACKENDS: tuple[Literal["torch", "triton"], ...] = ("torch", "triton")
 
 
@@ -33,6 +37,24 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def revision(folder: Path) -> str:
+    """Return the git revision of a folder, marked where files differ from it, or why there is none."""
+    carried = folder / REVISION
+    if not (folder / ".git").exists() and carried.exists():
+        return carried.read_text().strip()
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"not available: {type(error).__name__}"
+    return found.stdout.strip()
 
 
 def devices() -> list[str]:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from fastresunet.model import FastResUNetPP
-from fastresunet.training.losses import LOSSES
+from fastresunet.training.loss_choices import choose_loss
 from fastresunet.training.metrics import ImageCounts, image_means
 from fastresunet.training.recipe import Recipe
 from fastresunet.training.run import Run
@@ -40,7 +40,7 @@ class SegmentationModule(LightningModule):
             self.model.load_state_dict(state)
         if compile_model:
             self.model.compile()
-        self.loss = LOSSES[run.recipe.loss]
+        self.loss = choose_loss(run.recipe.loss)
         self.image_counts = ImageCounts()
 
     def training_step(self, batch: Batch) -> Tensor:

@@ -1,11 +1,8 @@
-"""The losses to train with."""
+"""The training loss: binary cross-entropy plus Dice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import torch
-from monai.losses import DiceLoss, FocalLoss, TverskyLoss
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,27 +37,3 @@ def bce_dice_loss(logits: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor
         overlap = (probability * target).sum(1)
         dice = (2 * overlap + smooth) / (probability.sum(1) + target.sum(1) + smooth)
         return cross_entropy + (1 - dice).mean()
-
-
-def in_float32(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a loss that is computed in float32 whatever the autocast state.
-
-    Args:
-        loss: maps logits (N, C, H, W) and targets of the same shape to a scalar.
-    """
-
-    def computed(logits: Tensor, target: Tensor) -> Tensor:
-        with torch.autocast(logits.device.type, enabled=False):
-            return loss(logits.float(), target.float())
-
-    return computed
-
-
-# Tversky: a pixel of a polyp that is missed weighs more than one that is taken for a polyp, as in Salehi et al. 2017.
-# Focal: pixels that are clear weigh less, as in Lin et al. 2017.
-LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "bce-dice": bce_dice_loss,
-    "dice": in_float32(DiceLoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0)),
-    "tversky": in_float32(TverskyLoss(sigmoid=True, alpha=0.3, beta=0.7, smooth_nr=1.0, smooth_dr=1.0)),
-    "focal": in_float32(FocalLoss(gamma=2.0)),
-}

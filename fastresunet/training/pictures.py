@@ -126,7 +126,7 @@ def write_curves(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     note = f"best Dice {dice[best]:.4f}, epoch {epochs[best]}"
     quality.axvline(epochs[best], color="0.7", linewidth=1, zorder=0, label=note)
     quality.set_ylabel("validation, mean over images")
-    quality.legend(frameon=False, loc="lower right")
+    quality.legend(framealpha=0.9, edgecolor="none")
     rates.plot(epochs, column("learning_rate"), color="0.4")
     rates.set_ylabel("learning rate")
     rates.set_xlabel("epoch")

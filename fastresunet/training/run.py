@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from fastresunet import __version__
 from fastresunet.training.checkpoints import read_checkpoint
 from fastresunet.training.errors import UserError
 from fastresunet.training.files import write_atomically
+from fastresunet.training.info import revision, versions
 from fastresunet.training.recipe import Recipe
 from fastresunet.training.split import Names
-
-RECORDED_PACKAGES = ("triton", "lightning", "torchvision", "monai", "numpy")
 
 
 @dataclass(frozen=True)
@@ -75,12 +71,8 @@ def made_now(data: Path, device: str) -> dict[str, Any]:
         "data": str(data),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "versions": {
-            "fastresunet": __version__,
-            "torch": str(torch.__version__),
-            **{name: _version(name) for name in RECORDED_PACKAGES},
-        },
-        "revision": _revision(),
+        "versions": versions(),
+        "revision": revision(Path(__file__).parents[2]),
     }
 
 
@@ -143,22 +135,3 @@ def names_in(path: Path) -> Names | None:
         return None
     run = recorded_run(read_checkpoint(path), path)
     return None if run is None else run.names
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except ModuleNotFoundError:
-        return None
-
-
-def _revision() -> str | None:
-    """Return the git revision of the source that runs, where it is a checkout."""
-    folder = Path(__file__).parents[2]
-    if not (folder / ".git").exists():
-        return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

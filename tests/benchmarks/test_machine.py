@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.machine import revision
+from fastresunet.training.info import revision
 
 
 def test_a_copy_without_git_carries_its_revision(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor
 
-from fastresunet.training.losses import LOSSES, bce_dice_loss
+from fastresunet.training.loss_choices import choose_loss
+from fastresunet.training.losses import bce_dice_loss
+from fastresunet.training.recipe import Loss
 
 
 def formula(logits: Tensor, target: Tensor) -> Tensor:
@@ -61,9 +65,9 @@ def test_different_shapes_are_named() -> None:
         bce_dice_loss(torch.zeros(1, 1, 8, 8), torch.zeros(1, 8, 8))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_is_float32_falls_with_better_logits_and_bears_empty_masks(name: str) -> None:
-    loss = LOSSES[name]
+@pytest.mark.parametrize("name", get_args(Loss))
+def test_every_loss_is_float32_falls_with_better_logits_and_bears_empty_masks(name: Loss) -> None:
+    loss = choose_loss(name)
     logits, target = example()
     better = logits + 4 * (2 * target - 1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -82,5 +86,5 @@ def test_tversky_minds_misses_more_than_false_alarms() -> None:
     target[..., :4] = 1
     missed, alarmed = target.clone(), target.clone()
     missed[..., 3], alarmed[..., 4] = 0, 1
-    tversky = LOSSES["tversky"]
+    tversky = choose_loss("tversky")
     assert tversky(20 * missed - 10, target) > 1.5 * tversky(20 * alarmed - 10, target)
