@@ -25,6 +25,7 @@ TRAIN_MODULES = (
     "monai",
     "PIL",
     "rich",
+    "scipy",
     "tensorboard",
     "torchmetrics",
     "torchvision",
@@ -259,12 +260,22 @@ def _add_evaluate(commands: Commands) -> None:
         """examples:
   fastresunet evaluate --checkpoint runs/kvasir/best.ckpt --data Kvasir-SEG --out runs/kvasir/evaluation
   fastresunet evaluate --checkpoint published.pth --data CVC-ClinicDB --split all --size 256
+  fastresunet evaluate --checkpoint kvasir-seg --data Kvasir-SEG CVC-ClinicDB --split all --out evaluation
 
-writes to --out: per_image.csv and summary.csv. docs/training.md defines the metrics.""",
+writes to --out: report.html, to read and to print; per_image.csv, summary.csv, thresholds.csv, calibration.csv. With
+several data folders these lie in a folder each, and summary.csv beside them holds all. docs/training.md defines the
+metrics.""",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=CHECKPOINT_HELP)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=DATA_HELP)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the CSV files (default: print only)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help=f"{DATA_HELP}; several folders, of different names, are scored one by one",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for report and tables (default: print only)")
     parser.add_argument(
         "--split",
         choices=["train", "val", "all"],
@@ -273,6 +284,12 @@ writes to --out: per_image.csv and summary.csv. docs/training.md defines the met
     parser.add_argument("--size", type=_at_least(32), help=SIZE_HELP)
     _add_augment(parser)
     _add_threshold(parser)
+    parser.add_argument(
+        "--surface-distances",
+        action="store_true",
+        help="also measure how far the outlines of truth and prediction lie apart, in pixels of the image: the 95th "
+        "percentile of the Hausdorff distance, and the average; takes about SECONDS_HELP",
+    )
     _add_cuda_graphs(parser, "the network")
     _add_device(parser)
 
@@ -491,28 +508,41 @@ def run_train(options: argparse.Namespace) -> None:
 def run_evaluate(options: argparse.Namespace) -> None:
     """Score a checkpoint as the options say."""
     import rich
-    from rich.table import Table
 
-    from fastresunet.training.evaluate import evaluate
+    from fastresunet.training.evaluate import evaluate, named_folders
+    from fastresunet.training.evaluation_files import write_joint_summary
+    from fastresunet.training.evaluation_tables import joint_table, score_table
 
-    evaluation = evaluate(
-        options.checkpoint,
-        options.data,
-        options.out,
-        split=options.split,
-        size=options.size,
-        augment=options.augment,
-        threshold=options.threshold,
-        device=options.device,
-        cuda_graphs=not options.no_cuda_graphs,
-    )
-    table = Table("metric", "per-image mean", "data set", title=f"{len(evaluation.names)} images")
-    totals = evaluation.dataset_scores
-    for metric, mean in evaluation.image_means.items():
-        table.add_row(metric, f"{mean:.4f}", f"{totals[metric]:.4f}")
-    rich.print(table)
-    if options.out is not None:
-        print(f"Scores of each image: {options.out / 'per_image.csv'}")
+    folders = named_folders(options.data)
+    several = len(folders) > 1
+    evaluations = {}
+    for name, folder in folders.items():
+        out = options.out / name if several and options.out is not None else options.out
+        evaluation = evaluate(
+            options.checkpoint,
+            folder,
+            out,
+            split=options.split,
+            size=options.size,
+            augment=options.augment,
+            threshold=options.threshold,
+            surface_distances=options.surface_distances,
+            device=options.device,
+            cuda_graphs=not options.no_cuda_graphs,
+        )
+        evaluations[name] = evaluation
+        rich.print(score_table(evaluation, f"{name}: {len(evaluation.names)} images"))
+        if evaluation.without_surface_distances:
+            print(f"Without surface distances, as a mask is empty: {evaluation.without_surface_distances} images")
+        print(f"Dice of the best constant prediction: {evaluation.best_constant_dice:.4f}")
+        if out is not None:
+            print(f"Report: {out / 'report.html'}")
+            print(f"Scores of each image: {out / 'per_image.csv'}")
+    if several:
+        rich.print(joint_table(evaluations))
+        if options.out is not None:
+            write_joint_summary(evaluations, options.out / "summary.csv")
+            print(f"Scores of all data sets: {options.out / 'summary.csv'}")
 
 
 def run_predict(options: argparse.Namespace) -> None:

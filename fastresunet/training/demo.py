@@ -24,7 +24,8 @@ from fastresunet.training.compare import (
 )
 from fastresunet.training.console import say
 from fastresunet.training.data import Pair
-from fastresunet.training.evaluate import Evaluation, evaluate_model, load_binary_model
+from fastresunet.training.evaluate import evaluate_model, load_binary_model
+from fastresunet.training.evaluation import Evaluation
 from fastresunet.training.fit import train
 from fastresunet.training.image_store import ImageStore
 from fastresunet.training.images import read_image, read_mask

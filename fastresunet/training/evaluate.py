@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +15,10 @@ from fastresunet.training.checkpoints import load_model
 from fastresunet.training.console import say
 from fastresunet.training.data import Pair
 from fastresunet.training.errors import UserError
-from fastresunet.training.files import check_writable, write_atomically
+from fastresunet.training.evaluation import Evaluation
+from fastresunet.training.evaluation_files import write_evaluation
+from fastresunet.training.files import check_writable
+from fastresunet.training.gallery import Gallery
 from fastresunet.training.inference import (
     DEFAULT_SIZE,
     Device,
@@ -26,34 +26,13 @@ from fastresunet.training.inference import (
     diverged_checkpoint_named,
     predict_probability,
 )
-from fastresunet.training.metrics import COUNTS, METRICS, confusion_counts, dataset_scores, image_means, scores
+from fastresunet.training.metrics import confusion_counts
+from fastresunet.training.probability_histogram import join, probability_histogram
 from fastresunet.training.progress import track
+from fastresunet.training.report import ReportHeader, write_report
 from fastresunet.training.run import names_in
 from fastresunet.training.split import Split, select_pairs
 from fastresunet.training.symmetries import SymmetryEnsemble
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of a network on a set of images, at the original size of each image.
-
-    Args:
-        names: name of each image.
-        counts: int64 tensor (images, 4) of pixel counts in the order of ``metrics.COUNTS``.
-    """
-
-    names: tuple[str, ...]
-    counts: Tensor
-
-    @property
-    def image_means(self) -> dict[str, float]:
-        """Mean over the images, for each metric."""
-        return image_means(self.counts)
-
-    @property
-    def dataset_scores(self) -> dict[str, float]:
-        """Value from the pixel counts of all images together, for each metric."""
-        return dataset_scores(self.counts)
 
 
 def evaluate(
@@ -65,10 +44,11 @@ def evaluate(
     size: int | None = None,
     augment: bool = False,
     threshold: float = 0.5,
+    surface_distances: bool = False,
     device: Device = "auto",
     cuda_graphs: bool = True,
 ) -> Evaluation:
-    """Score a checkpoint; with ``out`` write ``per_image.csv`` and ``summary.csv`` there.
+    """Score a checkpoint; with ``out`` write the files of ``write_evaluation`` and ``report.html`` there.
 
     Args:
         checkpoint: file of this package or of the published model.
@@ -78,11 +58,12 @@ def evaluate(
         size: height and width for the network, in pixels; None takes that of the training (256 if unknown).
         augment: average the probabilities over 8 flips and quarter turns; see ``SymmetryEnsemble``.
         threshold: a pixel is foreground where its probability is above this.
+        surface_distances: also measure how far the outlines of truth and prediction lie apart; takes longer.
         device: ``"auto"`` takes CUDA where there is one.
         cuda_graphs: on CUDA, capture the network in a CUDA graph, see ``GraphedInference``.
 
     Returns:
-        Pixel counts of each image, and their scores.
+        What was measured on each image, and its scores.
 
     Raises:
         UserError: the checkpoint, a file of the data or ``out`` cannot be used.
@@ -94,11 +75,43 @@ def evaluate(
         model = SymmetryEnsemble(model)
     pairs, reason = select_pairs(data, split, names_in(checkpoint))
     say(f"{len(pairs)} images of {data}: {reason}")
+    size = size or trained_size
+    gallery = Gallery()
     with diverged_checkpoint_named(checkpoint):
-        evaluation = evaluate_model(model, pairs, size or trained_size, threshold)
+        evaluation = evaluate_model(
+            model,
+            pairs,
+            size,
+            threshold,
+            surface_distances=surface_distances,
+            show=None if out is None else gallery.add,
+        )
     if out is not None:
         write_evaluation(evaluation, out)
+        header = ReportHeader(str(checkpoint), str(data), reason, size, threshold, augment)
+        write_report(out / "report.html", header, evaluation, gallery)
     return evaluation
+
+
+def named_folders(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return data folders by the name of their data set, which is that of the folder.
+
+    Args:
+        folders: data folders.
+
+    Raises:
+        UserError: two folders have the same name.
+    """
+    named: dict[str, Path] = {}
+    for folder in folders:
+        name = folder.resolve().name
+        if name in named:
+            raise UserError(
+                f"data folders {named[name]} and {folder} are both called {name!r}, under which their scores would be "
+                "written. Expected: folders of different names; rename one of them, or evaluate them one by one."
+            )
+        named[name] = folder
+    return named
 
 
 def load_predictor(checkpoint: Path, device: Device, cuda_graphs: bool = True) -> tuple[nn.Module, int]:
@@ -142,7 +155,15 @@ def load_binary_model(checkpoint: Path, device: Device) -> tuple[FastResUNetPP, 
     return model.to(choose_device(device)), size or DEFAULT_SIZE
 
 
-def evaluate_model(model: nn.Module, pairs: Sequence[Pair], size: int, threshold: float = 0.5) -> Evaluation:
+def evaluate_model(
+    model: nn.Module,
+    pairs: Sequence[Pair],
+    size: int,
+    threshold: float = 0.5,
+    *,
+    surface_distances: bool = False,
+    show: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+) -> Evaluation:
     """Score a network on pairs.
 
     Args:
@@ -150,46 +171,30 @@ def evaluate_model(model: nn.Module, pairs: Sequence[Pair], size: int, threshold
         pairs: image and mask files.
         size: height and width for the network, in pixels.
         threshold: a pixel is foreground where its probability is above this.
+        surface_distances: also measure how far the outlines of truth and prediction lie apart.
+        show: is given the image, uint8 tensor (3, H, W), and its true and predicted mask, bool tensors (H, W), of
+            each pair in turn.
 
     Returns:
-        Pixel counts of each image, and their scores.
+        What was measured on each image, and its scores.
 
     Raises:
         FloatingPointError: the network gives values that are not finite.
         UserError: a file cannot be read, or a mask is unclear or differs in size from its image.
     """
-    counts = []
+    counts, histograms, distances = [], [], []
     for pair in track(pairs, "Evaluating", len(pairs)):
         image, mask = pair.read()
-        prediction = predict_probability(model, image, size) > threshold
+        probability = predict_probability(model, image, size)
+        prediction = probability > threshold
         counts.append(confusion_counts(prediction[None], mask[None]))
-    return Evaluation(tuple(pair.name for pair in pairs), torch.cat(counts))
+        histograms.append(probability_histogram(probability, mask))
+        if surface_distances:
+            # Needs scipy, which nothing else does.
+            from fastresunet.training.surface_distances import measure_surface_distances  # noqa: PLC0415
 
-
-def write_evaluation(evaluation: Evaluation, out: Path) -> None:
-    """Write ``per_image.csv`` (a row an image) and ``summary.csv`` (a row a metric).
-
-    Args:
-        evaluation: scores to write.
-        out: folder to write.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
-    columns = scores(evaluation.counts)
-    rows = [
-        [name, *(f"{columns[metric][index].item():.6f}" for metric in METRICS), *evaluation.counts[index].tolist()]
-        for index, name in enumerate(evaluation.names)
-    ]
-    _write_csv(out / "per_image.csv", ["image", *METRICS, *COUNTS], rows)
-    means, totals = evaluation.image_means, evaluation.dataset_scores
-    summary = [[metric, f"{means[metric]:.6f}", f"{totals[metric]:.6f}"] for metric in METRICS]
-    _write_csv(out / "summary.csv", ["metric", "image_mean", "dataset"], summary)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+            distances.append(measure_surface_distances(prediction, mask))
+        if show is not None:
+            show(image, mask, prediction)
+    names = tuple(pair.name for pair in pairs)
+    return Evaluation(names, torch.cat(counts), join(histograms), torch.stack(distances) if distances else None)

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fastresunet.training.data import Pair
-from fastresunet.training.evaluate import Evaluation, evaluate_model
+from fastresunet.training.evaluate import evaluate_model
+from fastresunet.training.evaluation import Evaluation
 from fastresunet.training.files import write_atomically
 from fastresunet.training.inference import predict_probability
 from fastresunet.training.metrics import scores
