@@ -97,6 +97,32 @@ def test_cross_validation(shared_data: Path, tmp_path: Path, capsys: pytest.Capt
     assert f"Scores of each fold: {tmp_path / 'folds.csv'}" in output
 
 
+def test_evaluate_several_folders(
+    trained: TrainingResult,
+    shared_data: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    other, out = data.rename(tmp_path / "other"), tmp_path / "out"
+    command = ["evaluate", "--checkpoint", str(trained.best_checkpoint), "--device", "cpu", "--split", "all"]
+    command += ["--data", str(shared_data), str(other), "--surface-distances"]
+    assert main([*command, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    for words in ("data: 12 images", "other: 6 images", "95 % interval", "best constant prediction"):
+        assert words in printed
+    assert "…" not in printed
+    assert "Means over the images of each data set" in printed
+    for name in ("data", "other"):
+        written = {path.name for path in (out / name).iterdir()}
+        assert written == {"report.html", "per_image.csv", "summary.csv", "thresholds.csv", "calibration.csv"}
+    rows = (out / "summary.csv").read_text().splitlines()
+    assert rows[0].startswith("data_set,metric,images,image_mean,")
+    assert [row.split(",")[:3] for row in rows if ",dice," in row] == [["data", "dice", "12"], ["other", "dice", "6"]]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -115,6 +141,7 @@ def test_cross_validation(shared_data: Path, tmp_path: Path, capsys: pytest.Capt
         ["train", "--data", "d", "--out", "o", "--loss", "mse"],
         ["tune", "--batch-size", "0"],
         ["tune", "--precision", "64"],
+        ["evaluate", "--checkpoint", "c", "--data"],
         ["predict", "--checkpoint", "c", "--out", "o"],
         ["predict", "--checkpoint", "c", "--out", "o", "--size", "64", "--tile", "64", "image.png"],
         ["predict", "--checkpoint", "c", "--out", "o", "--tile", "64", "--overlap", "1", "image.png"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from fastresunet.reference import ResUNetPP
 from fastresunet.training.data import find_pairs
 from fastresunet.training.errors import UserError
-from fastresunet.training.evaluate import evaluate, evaluate_model, load_predictor
+from fastresunet.training.evaluate import evaluate, evaluate_model, load_predictor, named_folders
+from fastresunet.training.evaluation_files import write_evaluation, write_joint_summary
 from fastresunet.training.fit import TrainingResult
 from fastresunet.training.inference import predict_probability
+from fastresunet.training.statistics import describe
 from fastresunet.training.symmetries import SymmetryEnsemble
 
 from .conftest import FILTERS
@@ -102,3 +105,80 @@ def test_augmented_evaluation_scores_the_mean_over_symmetries(trained: TrainingR
     assert torch.equal(augmented.counts, expected.counts)
     plain = evaluate(checkpoint, shared_data, split="all", threshold=threshold, device="cpu")
     assert not torch.equal(augmented.counts, plain.counts)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file."""
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_summary_holds_the_statistics_of_the_images(trained: TrainingResult, shared_data: Path, tmp_path: Path) -> None:
+    evaluation = evaluate(trained.best_checkpoint, shared_data, tmp_path, split="all", device="cpu")
+    row = next(row for row in rows_of(tmp_path / "summary.csv") if row["metric"] == "recall")
+    expected = describe(torch.tensor([float(row["recall"]) for row in rows_of(tmp_path / "per_image.csv")]))
+    found = [float(row[column]) for column in ("image_mean", "interval_low", "interval_high", "median")]
+    assert found == pytest.approx([expected.mean, *expected.interval, expected.median], abs=2e-6)
+    assert float(row["standard_deviation"]) == pytest.approx(expected.standard_deviation, abs=2e-6)
+    assert row["images"] == "12"
+    assert f"Dice {evaluation.image_means['dice']:.3f}" in (tmp_path / "report.html").read_text()
+
+
+def test_threshold_curve_holds_the_scores_at_that_threshold(
+    trained: TrainingResult, shared_data: Path, tmp_path: Path
+) -> None:
+    evaluate(trained.best_checkpoint, shared_data, tmp_path, split="all", device="cpu")
+    rows = rows_of(tmp_path / "thresholds.csv")
+    assert [row["threshold"] for row in rows] == [f"{0.05 * step:.2f}" for step in range(1, 20)]
+    means = evaluate(trained.best_checkpoint, shared_data, split="all", threshold=0.3, device="cpu").image_means
+    assert [float(rows[5][metric]) for metric in ("dice", "iou")] == pytest.approx(
+        [means["dice"], means["iou"]], abs=1e-6
+    )
+
+
+def test_calibration_of_a_constant_prediction(shared_data: Path, tmp_path: Path) -> None:
+    write_evaluation(evaluate_model(ConstantModel(0.0), find_pairs(shared_data), 32), tmp_path)
+    rows = rows_of(tmp_path / "calibration.csv")
+    foreground = sum(int(pair.read()[1].sum()) for pair in find_pairs(shared_data))
+    filled = [row for row in rows if row["pixels"] != "0"]
+    assert len(rows) == 10
+    assert [(row["above"], row["up_to"], row["pixels"]) for row in filled] == [("0.4", "0.5", str(12 * 48 * 48))]
+    assert float(filled[0]["predicted_probability"]) == 0.5
+    assert float(filled[0]["observed_frequency"]) == pytest.approx(foreground / (12 * 48 * 48), abs=1e-6)
+    assert rows[0]["predicted_probability"] == ""
+
+
+def test_surface_distances_leave_out_empty_masks(data: Path, tmp_path: Path) -> None:
+    path = data / "masks/0001.png"
+    Image.open(path).point(lambda level: 0).save(path)
+    evaluation = evaluate_model(ConstantModel(1.0), find_pairs(data), 32, surface_distances=True)
+    write_evaluation(evaluation, tmp_path)
+    rows = rows_of(tmp_path / "per_image.csv")
+    assert [row["hausdorff_95"] == "" for row in rows] == [index == 1 for index in range(6)]
+    assert evaluation.without_surface_distances == 1
+    summary = {row["metric"]: row for row in rows_of(tmp_path / "summary.csv")}
+    values = [float(row["surface_distance"]) for row in rows if row["surface_distance"]]
+    assert float(summary["surface_distance"]["image_mean"]) == pytest.approx(sum(values) / 5, abs=1e-6)
+    assert (summary["surface_distance"]["images"], summary["surface_distance"]["dataset"]) == ("5", "")
+    assert math.isnan(evaluation.dataset_scores["hausdorff_95"])
+
+
+def test_joint_summary_names_the_data_sets(data: Path, tmp_path: Path) -> None:
+    evaluations = {
+        name: evaluate_model(ConstantModel(logit), find_pairs(data), 32)
+        for name, logit in (("everything", 1.0), ("nothing", -1.0))
+    }
+    write_joint_summary(evaluations, tmp_path / "summary.csv")
+    recall = {row["data_set"]: row for row in rows_of(tmp_path / "summary.csv") if row["metric"] == "recall"}
+    assert [float(recall[name]["image_mean"]) for name in ("everything", "nothing")] == [1, 0]
+
+
+def test_folders_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    folders = [tmp_path / "first/polyps", tmp_path / "second/polyps"]
+    with pytest.raises(UserError, match=r"first/polyps and .*second/polyps are both called 'polyps'"):
+        named_folders(folders)
+
+
+def test_folders_are_called_by_their_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert list(named_folders([Path("a/Kvasir-SEG/"), Path("."), Path("b")])) == ["Kvasir-SEG", tmp_path.name, "b"]
