@@ -136,7 +136,7 @@ def _scores(evaluation: Evaluation) -> str:
             _decimals(score.standard_deviation, digits),
             _decimals(totals[metric], digits),
         )
-        rows.append([f"<b>{name}</b>", *values, f'<span class="quiet">{meaning}</span>'])
+        rows.append([f"<b>{name}</b>", *values, f'<span class="meaning">{meaning}</span>'])
     headings = ("", "mean", "95 % interval", "median", "std. dev.", "data set", "meaning")
     undefined = evaluation.without_surface_distances
     left_out = (

@@ -20,6 +20,7 @@ th, td { padding: .25em .9em .25em 0; text-align: left; border-bottom: 1px solid
 th { color: var(--quiet); font-weight: 600; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 .scroll { overflow-x: auto; }
+.meaning { display: block; min-width: 16em; color: var(--quiet); font-size: .9em; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 24px; }
 figure { margin: 0; }
 .charts img { width: 100%; height: auto; display: block; }
