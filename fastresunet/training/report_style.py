@@ -34,7 +34,7 @@ figcaption { font-size: .88em; color: var(--quiet); overflow-wrap: anywhere; }
 .card b { color: var(--ink); }
 .card:target { grid-column: 1 / -1; padding: 12px; outline: 2px solid var(--accent); }
 .card:target .plain { display: block; }
-.card:target .close { display: inline; }
+.card:target .close { display: inline; color: var(--accent); text-decoration: underline; }
 @media print {
   body { max-width: none; padding: 0; font-size: 10.5pt; }
   h2 { break-after: avoid; }
