@@ -12,7 +12,7 @@ from fastresunet.cuda_graphs import GraphedInference
 from fastresunet.inference import fold
 from fastresunet.model import FastResUNetPP
 from fastresunet.training.checkpoints import load_model
-from fastresunet.training.data import Pair, Split, select_pairs
+from fastresunet.training.data import Pair, Split, find_pairs, select_pairs
 from fastresunet.training.errors import UserError
 from fastresunet.training.evaluation import Evaluation
 from fastresunet.training.evaluation_files import write_evaluation
@@ -96,7 +96,7 @@ def named_folders(folders: Sequence[Path]) -> dict[str, Path]:
         folders: data folders.
 
     Raises:
-        UserError: two folders have the same name.
+        UserError: two folders have the same name, or one is no data folder, see ``find_pairs``.
     """
     named: dict[str, Path] = {}
     for folder in folders:
@@ -107,6 +107,9 @@ def named_folders(folders: Sequence[Path]) -> dict[str, Path]:
                 "written. Expected: folders of different names; rename one of them, or evaluate them one by one."
             )
         named[name] = folder
+    for folder in folders:
+        # Found here, a wrong folder does not stop the work after the folders before it were scored.
+        find_pairs(folder)
     return named
 
 
