@@ -206,7 +206,7 @@ metrics.""",
         action="store_true",
         help="also measure how far the outlines of truth and prediction lie apart, in pixels of the image: the 95th "
         "percentile of the Hausdorff distance, and the average; takes about 0.03 s for an image of 600x500 pixels and "
-        "0.14 s for one of 1920x1080 on one CPU core, up to ten times that where the prediction is in many pieces",
+        "0.14 s for one of 1920x1080 on one CPU core, up to twenty times that where the prediction is in many pieces",
     )
     _add_cuda_graphs(parser, "the network")
     _add_device(parser)
