@@ -260,7 +260,7 @@ def _add_evaluate(commands: Commands) -> None:
         """examples:
   fastresunet evaluate --checkpoint runs/kvasir/best.ckpt --data Kvasir-SEG --out runs/kvasir/evaluation
   fastresunet evaluate --checkpoint published.pth --data CVC-ClinicDB --split all --size 256
-  fastresunet evaluate --checkpoint kvasir-seg --data Kvasir-SEG CVC-ClinicDB --split all --out evaluation
+  fastresunet evaluate --checkpoint kvasir-seg --data Kvasir-SEG CVC-ClinicDB --out evaluation
 
 writes to --out: report.html, to read and to print; per_image.csv, summary.csv, thresholds.csv, calibration.csv. With
 several data folders these lie in a folder each, and summary.csv beside them holds all. docs/training.md defines the
@@ -288,7 +288,8 @@ metrics.""",
         "--surface-distances",
         action="store_true",
         help="also measure how far the outlines of truth and prediction lie apart, in pixels of the image: the 95th "
-        "percentile of the Hausdorff distance, and the average; takes about SECONDS_HELP",
+        "percentile of the Hausdorff distance, and the average; takes about 0.03 s for an image of 600x500 pixels and "
+        "0.14 s for one of 1920x1080 on one CPU core, up to twenty times that where the prediction is in many pieces",
     )
     _add_cuda_graphs(parser, "the network")
     _add_device(parser)
@@ -484,7 +485,10 @@ def _add_threshold(parser: argparse.ArgumentParser) -> None:
 
 def run_train(options: argparse.Namespace) -> None:
     """Train as the options say."""
+    from lightning.pytorch.utilities import rank_zero_only
+
     from fastresunet.training.configure import configure
+    from fastresunet.training.errors import UserError
     from fastresunet.training.fit import train
     from fastresunet.training.folds import train_folds
     from fastresunet.training.recipe import Machine
@@ -494,11 +498,15 @@ def run_train(options: argparse.Namespace) -> None:
     machine = Machine(options.device, options.compile, not options.no_cuda_graphs)
     settings = {"cache": options.cache, "skip_damaged": options.skip_damaged, "resume": options.resume}
     if options.folds:
+        if run.recipe.devices > 1:
+            raise UserError("--folds trains on one device; leave out --devices.")
         result = train_folds(options.data, options.out, options.folds, run.recipe, machine, **settings)
         print(f"{run.recipe.monitor}: {result.mean:.4f} on average, standard deviation {result.deviation:.4f}")
         print(f"Scores of each fold: {result.table}")
         return
     trained = train(options.data, options.out, run.recipe, machine, names=run.names, **settings)
+    if rank_zero_only.rank:
+        return  # One of several processes speaks for all.
     print(f"Best {run.recipe.monitor} {trained.best_score:.4f}: {trained.best_checkpoint}")
     print(f"Dice of the best constant prediction, everything or nothing: {trained.constant_dice:.4f}")
     print(f"Look at {options.out / 'curves.png'} and {options.out / 'validation.png'}")

@@ -77,7 +77,7 @@ def dice_histogram(dice: Tensor) -> bytes:
     mean = dice.mean().item()
     chart.axes.axvline(mean, color=SECOND_COLOUR, linestyle="--", label=f"mean {mean:.3f}")
     chart.axes.set_xlim(0, 1)
-    chart.axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    chart.axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     chart.axes.legend(loc="upper left")
     return chart.svg()
 

@@ -13,7 +13,7 @@ from fastresunet.inference import fold
 from fastresunet.model import FastResUNetPP
 from fastresunet.training.checkpoints import load_model
 from fastresunet.training.console import say
-from fastresunet.training.data import Pair
+from fastresunet.training.data import Pair, find_pairs
 from fastresunet.training.errors import UserError
 from fastresunet.training.evaluation import Evaluation
 from fastresunet.training.evaluation_files import write_evaluation
@@ -100,7 +100,7 @@ def named_folders(folders: Sequence[Path]) -> dict[str, Path]:
         folders: data folders.
 
     Raises:
-        UserError: two folders have the same name.
+        UserError: two folders have the same name, or one is no data folder, see ``find_pairs``.
     """
     named: dict[str, Path] = {}
     for folder in folders:
@@ -111,6 +111,9 @@ def named_folders(folders: Sequence[Path]) -> dict[str, Path]:
                 "written. Expected: folders of different names; rename one of them, or evaluate them one by one."
             )
         named[name] = folder
+    for folder in folders:
+        # Found here, a wrong folder does not stop the work after the folders before it were scored.
+        find_pairs(folder)
     return named
 
 

@@ -23,7 +23,7 @@ from fastresunet.training.probability_histogram import THRESHOLDS, calibration, 
 from fastresunet.training.report_style import STYLE
 from fastresunet.training.statistics import Statistics
 
-# About 30 KB an image, so that a report weighs a few MB.
+# About 55 KB an image: a report weighs 7 MB at most.
 WORST_SHOWN = 120
 BEST_SHOWN = 12
 NAMED_VERSIONS = ("fastresunet", "torch", "python")
@@ -136,7 +136,7 @@ def _scores(evaluation: Evaluation) -> str:
             _decimals(score.standard_deviation, digits),
             _decimals(totals[metric], digits),
         )
-        rows.append([f"<b>{name}</b>", *values, f'<span class="quiet">{meaning}</span>'])
+        rows.append([f"<b>{name}</b>", *values, f'<span class="meaning">{meaning}</span>'])
     headings = ("", "mean", "95 % interval", "median", "std. dev.", "data set", "meaning")
     undefined = evaluation.without_surface_distances
     left_out = (

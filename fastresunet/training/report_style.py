@@ -20,6 +20,7 @@ th, td { padding: .25em .9em .25em 0; text-align: left; border-bottom: 1px solid
 th { color: var(--quiet); font-weight: 600; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 .scroll { overflow-x: auto; }
+.meaning { display: block; min-width: 16em; color: var(--quiet); font-size: .9em; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 24px; }
 figure { margin: 0; }
 .charts img { width: 100%; height: auto; display: block; }
@@ -33,7 +34,7 @@ figcaption { font-size: .88em; color: var(--quiet); overflow-wrap: anywhere; }
 .card b { color: var(--ink); }
 .card:target { grid-column: 1 / -1; padding: 12px; outline: 2px solid var(--accent); }
 .card:target .plain { display: block; }
-.card:target .close { display: inline; }
+.card:target .close { display: inline; color: var(--accent); text-decoration: underline; }
 @media print {
   body { max-width: none; padding: 0; font-size: 10.5pt; }
   h2 { break-after: avoid; }

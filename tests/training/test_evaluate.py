@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,13 @@ def test_folders_of_the_same_name_are_refused(tmp_path: Path) -> None:
         named_folders(folders)
 
 
-def test_folders_are_called_by_their_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert list(named_folders([Path("a/Kvasir-SEG/"), Path("."), Path("b")])) == ["Kvasir-SEG", tmp_path.name, "b"]
+def test_folders_are_called_by_their_own_name(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (other := data.parent / "deeper/Kvasir-SEG").parent.mkdir()
+    shutil.copytree(data, other)
+    monkeypatch.chdir(data)
+    assert named_folders([Path("."), other]) == {"data": Path("."), "Kvasir-SEG": other}
+
+
+def test_wrong_folder_is_found_before_others_are_scored(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no folder .*missing/images"):
+        named_folders([data, tmp_path / "missing"])
