@@ -505,12 +505,12 @@ def run_train(options: argparse.Namespace) -> None:
         print(f"Scores of each fold: {result.table}")
         return
     trained = train(options.data, options.out, run.recipe, machine, names=run.names, **settings)
-    if rank_zero_only.rank:
-        return  # One of several processes speaks for all.
-    print(f"Best {run.recipe.monitor} {trained.best_score:.4f}: {trained.best_checkpoint}")
-    print(f"Dice of the best constant prediction, everything or nothing: {trained.constant_dice:.4f}")
-    print(f"Look at {options.out / 'curves.png'} and {options.out / 'validation.png'}")
-    print(f"Next: fastresunet evaluate --checkpoint {trained.best_checkpoint} --data {options.data}")
+    # One of several processes speaks for all.
+    say = rank_zero_only(print)
+    say(f"Best {run.recipe.monitor} {trained.best_score:.4f}: {trained.best_checkpoint}")
+    say(f"Dice of the best constant prediction, everything or nothing: {trained.constant_dice:.4f}")
+    say(f"Look at {options.out / 'curves.png'} and {options.out / 'validation.png'}")
+    say(f"Next: fastresunet evaluate --checkpoint {trained.best_checkpoint} --data {options.data}")
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
