@@ -1,12 +1,15 @@
 """ResUNet++ as a drop-in PyTorch module: the published numbers from fused operations."""
 
+from fastresunet.checkpoints import load
 from fastresunet.cuda_graphs import GraphedInference, GraphedTrainingStep
+from fastresunet.errors import CheckpointError
 from fastresunet.inference import fold
 from fastresunet.keras import KerasResUNetPP, load_keras
 from fastresunet.model import FastResUNetPP
 from fastresunet.reference import ResUNetPP
 
 __all__ = [
+    "CheckpointError",
     "FastResUNetPP",
     "GraphedInference",
     "GraphedTrainingStep",
@@ -14,6 +17,7 @@ __all__ = [
     "ResUNetPP",
     "__version__",
     "fold",
+    "load",
     "load_keras",
 ]
 

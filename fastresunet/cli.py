@@ -91,8 +91,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 CHECKPOINT_HELP = (
-    "best.ckpt, a state_dict, a file of the published TensorFlow model (.h5; needs the keras extra), or kvasir-seg, "
-    "which comes with the package"
+    "best.ckpt, a state_dict, .safetensors, a folder of save_pretrained, a file of the published TensorFlow model "
+    "(.h5; needs the keras extra), or kvasir-seg, which comes with the package"
 )
 DATA_HELP = "folder with images/ and masks/ of equal file names, and train.txt and val.txt if the split is given"
 SIZE_HELP = (
@@ -352,30 +352,38 @@ def _add_export(commands: Commands) -> None:
         commands,
         "export",
         run_export,
-        "Write a checkpoint's network, folded for inference, to a file that runs elsewhere.",
+        "Write a checkpoint's network to a file that runs elsewhere, or its weights alone.",
         """examples:
   fastresunet export --checkpoint runs/kvasir/best.ckpt --format onnx --out polyps.onnx
   fastresunet export --checkpoint runs/kvasir/best.ckpt --format torch-export --out polyps.pt2
   fastresunet export --checkpoint runs/kvasir/best.ckpt --format aoti --out polyps-cpu.pt2
+  fastresunet export --checkpoint runs/kvasir/best.ckpt --format safetensors --out polyps.safetensors
 
 onnx          runs in ONNX Runtime, OpenVINO, TensorRT; standard operators only; needs: pip install "fastresunet[cpu]"
 torch-export  runs in PyTorch, without this package: torch.export.load(FILE).module()
 aoti          runs in PyTorch or C++ on CPUs like this machine's: torch._inductor.aoti_load_package(FILE); needs g++
+safetensors   the weights in float32, for this package: evaluate, predict, fastresunet.load(FILE)
 
-The file maps images, float32 (N, channels, H, W), RGB in 0..1, to logits (N, classes, H, W), whose sigmoid is the
-probability, for any N and any H and W that are multiples of 8 from 16 on. It holds what the input means, the size
-of the training and the version as metadata. It is run and compared with the network before it is put in place.
+The first three are folded for inference. Such a file maps images, float32 (N, channels, H, W), RGB in 0..1, to logits
+(N, classes, H, W), whose sigmoid is the probability, for any N and any H and W that are multiples of 8 from 16 on. It
+holds what the input means, the size of the training and the version as metadata. It is run and compared with the
+network before it is put in place.
 docs/inference.md shows how to run each format.""",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=CHECKPOINT_HELP)
     parser.add_argument(
         "--format",
-        choices=["onnx", "torch-export", "aoti"],
+        choices=["onnx", "torch-export", "aoti", "safetensors"],
         required=True,
-        help="onnx: any ONNX runtime; torch-export: torch.export.load; aoti: compiled for this machine's CPU",
+        help="onnx: any ONNX runtime; torch-export: torch.export.load; aoti: compiled for this machine's CPU; "
+        "safetensors: the weights alone",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="file to write: .onnx, or .pt2 for the other formats"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="file to write: .onnx, .safetensors, or .pt2 for the others",
     )
 
 
@@ -577,16 +585,22 @@ def run_predict(options: argparse.Namespace) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     """Export a checkpoint as the options say."""
+    from fastresunet.checkpoints import load_with_size, write_weights
+    from fastresunet.errors import CheckpointError
     from fastresunet.inference import ExportError, export, fold
-    from fastresunet.training.checkpoints import load_model
     from fastresunet.training.errors import UserError
 
-    model, size = load_model(options.checkpoint)
+    file = options.out
     try:
-        file = export(fold(model), options.out, options.format, size)
-    except ExportError as error:
-        raise UserError(str(error)) from error
-    print(f"Written and checked: {file} ({file.stat().st_size / 1e6:.1f} MB)")
+        model, size = load_with_size(options.checkpoint)
+        if options.format == "safetensors":
+            write_weights(model, file, size)
+        else:
+            export(fold(model), file, options.format, size)
+    except (CheckpointError, ExportError) as error:
+        raise UserError(f"{error}.") from error
+    checked = "" if options.format == "safetensors" else " and checked"
+    print(f"Written{checked}: {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 
 def run_demo(options: argparse.Namespace) -> None:

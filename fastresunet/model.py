@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,11 +14,13 @@ from fastresunet.blocks import ASPP, DecoderBlock, FusedBlock, ResidualBlock, St
 from fastresunet.feature_map import FeatureMap
 from fastresunet.ops import Backend, Source, check_backend, conv
 from fastresunet.ops.autocast import autocast_dtype
-from fastresunet.pretrained import load_pretrained
+from fastresunet.pretrained import build
 from fastresunet.reference import ResUNetPP
 from fastresunet.running_statistics import updated_together
+from fastresunet.weights_folder import find_weights, write_folder
 
 _SIZE_MULTIPLE = 8  # three halvings
+Network = TypeVar("Network", bound="FastResUNetPP")
 
 
 class FastResUNetPP(ResUNetPP):
@@ -63,21 +67,48 @@ class FastResUNetPP(ResUNetPP):
                 module.backend = backend
 
     @classmethod
-    def from_pretrained(cls, name: str, backend: Backend = "auto") -> FastResUNetPP:
-        """Return a network with trained weights that come with the package, in evaluation mode.
+    def from_pretrained(
+        cls: type[Network], name: str | Path, backend: Backend = "auto", revision: str | None = None
+    ) -> Network:
+        """Return a network with trained weights, in evaluation mode on the CPU.
 
         Args:
-            name: such as ``"kvasir-seg"``: polyps in colonoscopy images, see ``fastresunet/weights/kvasir-seg.md``.
+            name: weights that come with the package, such as ``"kvasir-seg"``: polyps in colonoscopy images, see
+                ``fastresunet/weights/kvasir-seg.md``; a folder that ``save_pretrained`` has written; or a repository
+                ``"owner/name"`` of Hugging Face with such files.
             backend: see ``FastResUNetPP``.
+            revision: branch, tag or commit of the repository; None takes its newest.
 
         Raises:
-            ModuleNotFoundError: the package ``safetensors`` is missing.
+            CheckpointError: the weights are not those of this network.
+            ModuleNotFoundError: the package ``safetensors`` is missing, or for a repository ``huggingface_hub``.
             ValueError: there are no weights of that name; the message lists all.
         """
-        found = load_pretrained(name)
-        model = cls(**found.arguments, backend=backend)
-        model.load_state_dict(found.state)
-        return model.eval()
+        return build(cls, find_weights(name, revision), str(name), backend=backend)
+
+    def save_pretrained(self, folder: str | Path, size: int | None = None) -> None:
+        """Write ``model.safetensors`` and ``config.json``, which ``from_pretrained`` and ``fastresunet.load`` read.
+
+        Args:
+            folder: to write to; made if missing.
+            size: height and width in pixels of the images it was trained on; None if unknown.
+
+        Raises:
+            OSError: a file cannot be written.
+            ValueError: a parameter is not finite.
+        """
+        write_folder(Path(folder), type(self).__name__, self.arguments, self.state_dict(), size)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What to construct an equal network with, as JSON can hold it."""
+        return {
+            "in_channels": self.in_channels,
+            "num_classes": self.num_classes,
+            "filters": list(self.filters),
+            "se_reduction": self.se_reduction,
+            "aspp_rates": list(self.aspp_rates),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits for images of any size from 8 x 8 on.

@@ -21,11 +21,16 @@ LAYERS = [
     ("fastresunet.running_statistics",),
     ("fastresunet.normalization",),
     ("fastresunet.blocks",),
+    ("fastresunet.errors",),
+    ("fastresunet.files",),
+    ("fastresunet.parameter_shapes",),
     ("fastresunet.pretrained",),
+    ("fastresunet.weights_folder",),
     ("fastresunet.model",),
     ("fastresunet.tuning",),
     ("fastresunet.keras_file",),
     ("fastresunet.keras",),
+    ("fastresunet.checkpoints",),
     ("fastresunet.inference",),
     ("fastresunet.cuda_graphs",),
     ("fastresunet.training",),
@@ -88,7 +93,7 @@ def test_import_loads_no_optional_package_and_touches_no_device() -> None:
     loaded = run(
         "import sys, fastresunet, torch\n"
         "optional = {'h5py', 'lightning', 'matplotlib', 'monai', 'PIL', 'tensorboard', 'torchmetrics', 'torchvision'}\n"
-        "optional |= {'onnx', 'onnxruntime', 'onnxscript', 'openvino', 'triton'}\n"
+        "optional |= {'av', 'huggingface_hub', 'onnx', 'onnxruntime', 'onnxscript', 'openvino', 'triton'}\n"
         "print(sorted(optional & set(sys.modules)), torch.cuda.is_initialized())"
     )
     assert loaded == "[] False"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import os
 import tempfile
 from pathlib import Path
 
+from fastresunet.files import replace_file
 from fastresunet.training.errors import UserError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -23,18 +23,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         UserError: the file cannot be written, for instance because the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                # Without this a power failure could leave the new name on an empty file.
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(path, content)
     except OSError as error:
         raise _cannot_write(path, error) from error
 

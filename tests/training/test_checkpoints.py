@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastresunet.cli import main
 from fastresunet.keras import KerasResUNetPP
 from fastresunet.model import FastResUNetPP
 from fastresunet.reference import ResUNetPP
 from fastresunet.training.checkpoints import AtomicCheckpointIO, load_model, read_checkpoint
 from fastresunet.training.errors import UserError
+from fastresunet.training.evaluate import load_predictor
 from fastresunet.training.fit import TrainingResult
 from tests.keras.emulation import KerasEmulation, write_keras3_weights
 
@@ -170,3 +172,29 @@ def test_weights_of_the_package_load_by_name(tmp_path: Path, monkeypatch: pytest
     assert torch.equal(model.output.weight, FastResUNetPP.from_pretrained("kvasir-seg").output.weight)
     torch.save(FastResUNetPP(filters=(8, 8, 8, 16, 16)).state_dict(), "kvasir-seg")  # a file of that name goes first
     assert load_model(Path("kvasir-seg"))[0].filters == (8, 8, 8, 16, 16)
+
+
+def test_exported_weights_evaluate_and_predict_as_their_checkpoint(trained: TrainingResult, tmp_path: Path) -> None:
+    out = str(tmp_path / "polyps.safetensors")
+    assert main(["export", "--checkpoint", str(trained.best_checkpoint), "--format", "safetensors", "--out", out]) == 0
+    (model, size), (expected, _) = load_model(Path(out)), load_model(trained.best_checkpoint)
+    assert size == 32
+    torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    image = torch.rand(1, 3, 32, 32)
+    assert torch.equal(
+        load_predictor(Path(out), "cpu")[0](image), load_predictor(trained.best_checkpoint, "cpu")[0](image)
+    )
+
+
+def test_exported_weights_need_their_suffix(
+    trained: TrainingResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", "--checkpoint", str(trained.best_checkpoint), "--format", "safetensors", "--out"]
+    assert main([*command, str(tmp_path / "polyps.onnx")]) == 1
+    assert capsys.readouterr().err == "error: a file of format safetensors must end in .safetensors, got polyps.onnx.\n"
+
+
+def test_damaged_safetensors_are_a_problem_for_users(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(b"text")
+    with pytest.raises(UserError, match=r"weights\.safetensors is no safetensors file"):
+        load_model(tmp_path / "weights.safetensors")
