@@ -27,6 +27,7 @@ from fastresunet.training.fit import TrainingResult, takes_graphs, train
 from fastresunet.training.graphed_module import GraphedSegmentationModule
 from fastresunet.training.images import read_image
 from fastresunet.training.lightning_module import SegmentationData, SegmentationModule, Settings
+from fastresunet.training.predictor import PredictionOptions
 from tests.cuda_graphs.recorder import RecordingCapturer
 
 from .conftest import FILTERS, SMALL
@@ -206,12 +207,8 @@ def test_prediction_from_graphs(
             trained.best_checkpoint,
             [shared_data / "images"],
             tmp_path / str(graphs),
-            batch_size=5,
-            probabilities=True,
-            device="cpu",
-            cuda_graphs=graphs,
-            **options,
-        )
+            PredictionOptions(batch_size=5, probabilities=True, device="cpu", cuda_graphs=graphs, **options),
+        ).masks
         for graphs in (True, False)
     ]
     assert capturer.replays > 0
@@ -243,8 +240,8 @@ def test_command_line(
 ) -> None:
     given: dict[str, Any] = {}
 
-    def called(*_: object, **options: object) -> None:
-        given.update(options)
+    def called(*arguments: object, **options: object) -> None:
+        given.update(options, **(vars(arguments[-1]) if isinstance(arguments[-1], PredictionOptions) else {}))
         raise UserError("enough")
 
     monkeypatch.setattr(module, command[0], called)
