@@ -111,7 +111,8 @@ def _video_prediction() -> Callable[[Predictor, Path, Path, float], Path]:
 def _unreadable_named(unreadable: Sequence[Path], total: int) -> str:
     listed = ", ".join(map(str, unreadable[:NAMED_FILES]))
     more = f" and {len(unreadable) - NAMED_FILES} more" if len(unreadable) > NAMED_FILES else ""
+    others = "; all others are predicted" if len(unreadable) < total else ""
     return (
-        f"{len(unreadable)} of {total} files could not be read: {listed}{more}; all others are predicted. "
+        f"{len(unreadable)} of {total} files could not be read: {listed}{more}{others}. "
         "Replace or remove what is damaged, then run again with --skip-existing."
     )
