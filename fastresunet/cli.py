@@ -300,20 +300,26 @@ def _add_predict(commands: Commands) -> None:
         commands,
         "predict",
         run_predict,
-        "Segment images; masks have the original size.",
+        "Segment images and videos; masks have the original size.",
         """examples:
   fastresunet predict --checkpoint runs/kvasir/best.ckpt --out predictions frame1.png frame2.png
   fastresunet predict --checkpoint runs/kvasir/best.ckpt --out predictions --overlays "video/*.jpg"
   fastresunet predict --checkpoint runs/kvasir/best.ckpt --out predictions --augment --batch-size 32 frames/
   fastresunet predict --checkpoint runs/kvasir/best.ckpt --out predictions --tile 256 panoramas/
+  fastresunet predict --checkpoint kvasir-seg --out predictions --skip-existing frames/ colonoscopy.mp4
 
 An image is stretched to --size, as in training, and the result is stretched back. That loses what is small in a large
 image: --tile looks at every part of it at its own resolution. It expects polyps that are about as many pixels
 wide as in the training images after their stretching; if they are wider, shrink the images first.
 
-writes to --out: masks/NAME.png (0 background, 255 polyp), on request overlays/NAME.png, probabilities/NAME.png.""",
+writes to --out: masks/NAME.png (0 background, 255 polyp), on request overlays/NAME.png, probabilities/NAME.png, and
+predictions.csv: size, area, box and confidence of every image. Of videos (.avi, .mkv, .mov, .mp4; needs the extra
+"video") videos/NAME.mp4 with the masks drawn on it, and videos/NAME.csv with a row a frame. What cannot be read is
+named and left out; the exit status is then 1.""",
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image file, folder of images, or glob pattern")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="image or video file, folder of them, or glob pattern"
+    )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=CHECKPOINT_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write, not a data folder")
     shape = parser.add_mutually_exclusive_group()
@@ -335,11 +341,16 @@ writes to --out: masks/NAME.png (0 background, 255 polyp), on request overlays/N
     parser.add_argument(
         "--batch-size",
         type=_at_least(1),
-        help="images or tiles that the network computes at once, at least 1; the next images are read meanwhile "
-        "(default: 8 on a GPU, 1 on the CPU, where more are slower)",
+        help="images, frames or tiles that the network computes at once, at least 1; the next images are read "
+        "meanwhile (default: 8 on a GPU, 1 on the CPU, where more are slower)",
     )
     _add_threshold(parser)
     parser.add_argument("--overlays", action="store_true", help="also write the images with their masks drawn on")
+    parser.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out images and videos whose mask or film is already in --out; predictions.csv keeps their rows",
+    )
     parser.add_argument(
         "--probabilities", action="store_true", help="also write 16-bit grey PNGs, 65535 for probability 1"
     )
@@ -564,23 +575,30 @@ def run_evaluate(options: argparse.Namespace) -> None:
 def run_predict(options: argparse.Namespace) -> None:
     """Segment images as the options say."""
     from fastresunet.training.predict import predict
+    from fastresunet.training.predictor import PredictionOptions
 
-    masks = predict(
+    written = predict(
         options.checkpoint,
         options.inputs,
         options.out,
-        size=options.size,
-        tile=options.tile,
-        overlap=options.overlap,
-        augment=options.augment,
-        batch_size=options.batch_size,
-        threshold=options.threshold,
-        overlays=options.overlays,
-        probabilities=options.probabilities,
-        device=options.device,
-        cuda_graphs=not options.no_cuda_graphs,
+        PredictionOptions(
+            size=options.size,
+            tile=options.tile,
+            overlap=options.overlap,
+            augment=options.augment,
+            batch_size=options.batch_size,
+            threshold=options.threshold,
+            overlays=options.overlays,
+            probabilities=options.probabilities,
+            skip_existing=options.skip_existing,
+            device=options.device,
+            cuda_graphs=not options.no_cuda_graphs,
+        ),
     )
-    print(f"Masks written to {options.out / 'masks'}: {len(masks)}")
+    if written.masks or not written.videos:
+        print(f"Masks written to {options.out / 'masks'}: {len(written.masks)}")
+    if written.videos:
+        print(f"Videos written to {options.out / 'videos'}: {len(written.videos)}")
 
 
 def run_export(options: argparse.Namespace) -> None:

@@ -114,6 +114,17 @@ def test_a_folder_keeps_the_precision_of_the_network(tmp_path: Path) -> None:
     assert_equal(FastResUNetPP.from_pretrained(tmp_path).half(), model.state_dict())
 
 
+def test_a_configuration_of_other_tools_says_the_arguments(tmp_path: Path) -> None:
+    """The mixin of huggingface_hub writes the arguments of the constructor, and no metadata."""
+    model = FastResUNetPP(**OTHER)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    config = {**model.arguments, "backend": "auto", "model_type": "segmentation"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found, size = load_with_size(tmp_path)
+    assert (found.arguments, size) == (model.arguments, None)
+    assert_equal(found, model.state_dict())
+
+
 def test_problems_with_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is no model\.safetensors in "):
         FastResUNetPP.from_pretrained(tmp_path)

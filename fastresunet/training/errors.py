@@ -1,4 +1,4 @@
-"""The one exception for problems that the user can solve."""
+"""Exceptions for problems that the user can solve."""
 
 
 class UserError(Exception):
@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class TrainingInterruptedError(UserError):
     """The user stopped a training with Ctrl-C; its state is saved and the message says how to go on."""
+
+
+class UnreadableFileError(UserError):
+    """An image or video file is missing, damaged or of an unknown kind; others may be read all the same."""

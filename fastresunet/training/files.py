@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fastresunet.files import replace_file
@@ -23,10 +25,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         UserError: the file cannot be written, for instance because the disk is full.
     """
-    try:
+    with writing_problems_named(path):
         replace_file(path, content)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
 
 
 def check_writable(folder: Path) -> None:
@@ -38,12 +38,26 @@ def check_writable(folder: Path) -> None:
     Raises:
         UserError: the folder cannot be created or written.
     """
-    try:
+    with writing_problems_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0")
+
+
+@contextmanager
+def writing_problems_named(path: Path) -> Iterator[None]:
+    """Turn what the operating system says against writing into a message that names the file.
+
+    Args:
+        path: file or folder that is written inside the block.
+
+    Raises:
+        UserError: an ``OSError`` was raised inside the block.
+    """
+    try:
+        yield
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise _cannot_write(path, error) from error
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from fastresunet.training.errors import UserError
+from fastresunet.training.errors import UnreadableFileError, UserError
 from fastresunet.training.files import write_atomically
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -31,7 +31,7 @@ def read_image(path: Path) -> Tensor:
         uint8 tensor (3, H, W).
 
     Raises:
-        UserError: the file is missing, damaged, no image, or of a colour mode without a defined range.
+        UnreadableFileError: the file is missing, damaged, no image, or of a colour mode without a defined range.
     """
     pixels = _read(path).round().astype(np.uint8)
     if pixels.ndim == 2:
@@ -99,7 +99,7 @@ def _read(path: Path) -> NDArray[Any]:
     # Damaged bytes can make the readers of some formats raise anything.
     except Exception as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise UserError(
+        raise UnreadableFileError(
             f"cannot read image {path}: {reason}. Replace the file or leave it out, then run again."
         ) from error
 

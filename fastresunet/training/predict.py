@@ -1,133 +1,118 @@
-"""Segment image files with a checkpoint."""
+"""Segment image and video files with a checkpoint."""
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from fastresunet.training.console import say
+from fastresunet.training.errors import UnreadableFileError, UserError
+from fastresunet.training.images import read_mask
+from fastresunet.training.inference import diverged_checkpoint_named
+from fastresunet.training.predict_images import predict_images
+from fastresunet.training.prediction_inputs import find_inputs
+from fastresunet.training.prediction_table import PredictionTable
+from fastresunet.training.predictor import PredictionOptions, Predictor
 
-from fastresunet.training.data import list_images
-from fastresunet.training.errors import UserError
-from fastresunet.training.evaluate import load_predictor
-from fastresunet.training.images import read_image, write_png
-from fastresunet.training.inference import Device, diverged_checkpoint_named, predict_probabilities
-from fastresunet.training.overlay import draw_overlay
-from fastresunet.training.progress import track
-from fastresunet.training.read_ahead import batches, read_ahead
-from fastresunet.training.sliding_window import predict_tiled
-from fastresunet.training.symmetries import SymmetryEnsemble
+DEFAULTS = PredictionOptions()
+NAMED_FILES = 5
 
-# Images, uint8 (3, H, W), with their probabilities, float32 (H, W).
-Prediction: TypeAlias = Generator[tuple[Tensor, Tensor], None, None]
+
+class Predicted(NamedTuple):
+    """Files that a prediction has written.
+
+    Attributes:
+        masks: of images, in the order of the images.
+        videos: with masks drawn on them, in the order of the videos.
+    """
+
+    masks: list[Path]
+    videos: list[Path]
 
 
 def predict(
-    checkpoint: Path,
-    inputs: Sequence[str | Path],
-    out: Path,
-    *,
-    size: int | None = None,
-    tile: int | None = None,
-    overlap: float = 0.5,
-    augment: bool = False,
-    batch_size: int | None = None,
-    threshold: float = 0.5,
-    overlays: bool = False,
-    probabilities: bool = False,
-    device: Device = "auto",
-    cuda_graphs: bool = True,
-) -> list[Path]:
-    """Write a mask PNG (0 and 255) of the original size for every image, to ``out/masks``.
+    checkpoint: Path, inputs: Sequence[str | Path], out: Path, options: PredictionOptions = DEFAULTS
+) -> Predicted:
+    """Write the mask of every image, and every video with its masks drawn on it.
+
+    ``out`` receives ``masks/NAME.png`` (0 and 255) of the original size, ``predictions.csv`` with a row an image, on
+    request ``overlays`` and ``probabilities``; of videos ``videos/NAME.mp4`` and ``videos/NAME.csv``, a row a frame.
 
     Args:
         checkpoint: file of this package or of the published model.
-        inputs: image files, folders of images, or glob patterns.
+        inputs: image or video files, folders of them, or glob patterns.
         out: folder to write; not a data folder, whose ``masks`` are the truth.
-        size: height and width for the network, in pixels; None takes that of the training (256 if unknown).
-        tile: cover images by tiles of this height and width, in pixels, at their own resolution, instead of stretching
-            them to ``size``; see ``predict_tiled``.
-        overlap: share of a tile's side that it has in common with the next one, 0 to below 1.
-        augment: average the probabilities over 8 flips and quarter turns; see ``SymmetryEnsemble``.
-        batch_size: images, or tiles, that the network computes at once; None takes 8 on a GPU and 1 on the CPU, where
-            more are slower.
-        threshold: a pixel is foreground where its probability is above this.
-        overlays: also write the image with its mask drawn on it, to ``out/overlays``.
-        probabilities: also write 16-bit grey PNGs, 65535 for probability 1, to ``out/probabilities``.
-        device: ``"auto"`` takes CUDA where there is one.
-        cuda_graphs: on CUDA, capture the network in a CUDA graph, see ``GraphedInference``.
+        options: what to compute and to write.
 
     Returns:
-        The mask files, in the order of the images.
+        The files, without those that were already there and left out.
 
     Raises:
-        UserError: the checkpoint, an image or ``out`` cannot be used. Masks written before stay.
+        UserError: the checkpoint or ``out`` cannot be used; or files cannot be read, which are then named after all
+            others were predicted. What is written before stays.
     """
     if (out / "images").is_dir():
         raise UserError(
             f"--out {out} is a data folder (it holds images/), and predicted masks would mix with its own in masks/. "
             "Choose another --out, for example predictions."
         )
-    images = find_inputs(inputs)
-    model, trained_size = load_predictor(checkpoint, device, cuda_graphs)
-    batch_size = batch_size or (8 if next(model.parameters()).is_cuda else 1)
-    if augment:
-        model = SymmetryEnsemble(model)
-    if tile is None:
-        predicted = _stretched(model, images.values(), size or trained_size, batch_size)
-    else:
-        predicted = _tiled(model, images.values(), tile, overlap, batch_size)
-    masks = []
-    with closing(predicted), diverged_checkpoint_named(checkpoint):
-        for name, (image, probability) in zip(images, track(predicted, "Predicting", len(images)), strict=True):
-            mask = probability > threshold
-            if overlays:
-                write_png(out / "overlays" / f"{name}.png", draw_overlay(image, mask))
-            if probabilities:
-                write_png(out / "probabilities" / f"{name}.png", (probability * 65535).round().to(torch.uint16))
-            masks.append(out / "masks" / f"{name}.png")
-            write_png(masks[-1], mask.to(torch.uint8) * 255)
-    return masks
+    images, videos = find_inputs(inputs)
+    # Before the work, so that a missing package is told at once.
+    predict_video = _video_prediction() if videos else None
+    existing: dict[str, Path] = {}
+    if options.skip_existing:
+        count = len(images) + len(videos)
+        existing, images = _existing_apart(images, out / "masks", ".png")
+        films, videos = _existing_apart(videos, out / "videos", ".mp4")
+        say(f"Already there and left out: {len(existing) + len(films)} of {count} files")
+    predictor = Predictor(checkpoint, options)
+    unreadable: list[Path] = []
+
+    def leave_out(path: Path, error: UnreadableFileError) -> None:
+        say(str(error))
+        unreadable.append(path)
+
+    written = Predicted([], [])
+    with diverged_checkpoint_named(checkpoint):
+        with PredictionTable(out / "predictions.csv", keep=options.skip_existing) as table:
+            for name, mask in existing.items():
+                if name not in table:
+                    table.add(name, read_mask(mask), None)
+            written.masks.extend(predict_images(predictor, images, out, options, table, leave_out))
+        for name, path in videos.items():
+            assert predict_video is not None
+            try:
+                written.videos.append(predict_video(predictor, path, out / "videos" / name, options.threshold))
+            except UnreadableFileError as error:
+                leave_out(path, error)
+    if unreadable:
+        raise UserError(_unreadable_named(unreadable, len(images) + len(videos)))
+    return written
 
 
-def _stretched(model: nn.Module, paths: Iterable[Path], size: int, batch_size: int) -> Prediction:
-    for images in batches(read_ahead(paths, read_image, ahead=2 * batch_size), batch_size):
-        yield from zip(images, predict_probabilities(model, images, size), strict=True)
+def _existing_apart(files: Mapping[str, Path], folder: Path, suffix: str) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the results that are there, and the files that have none, by name."""
+    results = {name: folder / f"{name}{suffix}" for name in files}
+    there = {name: result for name, result in results.items() if result.exists()}
+    return there, {name: path for name, path in files.items() if name not in there}
 
 
-def _tiled(model: nn.Module, paths: Iterable[Path], tile: int, overlap: float, batch_size: int) -> Prediction:
-    # Images worth tiling are large: hold few of them.
-    for image in read_ahead(paths, read_image, ahead=2):
-        yield image, predict_tiled(model, image, tile, overlap=overlap, batch_size=batch_size)
+def _video_prediction() -> Callable[[Predictor, Path, Path, float], Path]:
+    try:
+        from fastresunet.training.predict_video import predict_video  # noqa: PLC0415 - needs the extra "video"
+    except ModuleNotFoundError as error:
+        if error.name != "av":
+            raise
+        raise UserError('videos are read with PyAV (av). Run: pip install "fastresunet[video]"') from error
+    return predict_video
 
 
-def find_inputs(inputs: Sequence[str | Path]) -> dict[str, Path]:
-    """Expand files, folders and glob patterns to image files by their name without suffix.
-
-    Args:
-        inputs: image files, folders of images, or glob patterns.
-
-    Raises:
-        UserError: an input matches nothing, or two images would write the same mask.
-    """
-    images: dict[str, Path] = {}
-    for entry in map(str, inputs):
-        if Path(entry).is_dir():
-            found = [*list_images(Path(entry)).values()]
-        else:
-            # A file whose name holds brackets is a file, not a pattern.
-            found = [Path(entry)] if Path(entry).exists() else [Path(match) for match in sorted(glob.glob(entry))]
-        if not found:
-            raise UserError(
-                f"{entry!r} matches no file. Give image files, a folder of images or a quoted glob pattern."
-            )
-        for path in found:
-            if images.setdefault(path.stem, path).resolve() != path.resolve():
-                raise UserError(
-                    f"{images[path.stem]} and {path} would both write {path.stem}.png; predict them to different --out."
-                )
-    return images
+def _unreadable_named(unreadable: Sequence[Path], total: int) -> str:
+    listed = ", ".join(map(str, unreadable[:NAMED_FILES]))
+    more = f" and {len(unreadable) - NAMED_FILES} more" if len(unreadable) > NAMED_FILES else ""
+    others = "; all others are predicted" if len(unreadable) < total else ""
+    return (
+        f"{len(unreadable)} of {total} files could not be read: {listed}{more}{others}. "
+        "Replace or remove what is damaged, then run again with --skip-existing."
+    )

@@ -17,13 +17,13 @@ from fastresunet.training.console import say
 Item = TypeVar("Item")
 
 
-def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+def track(items: Iterable[Item], description: str, total: int | None) -> Iterator[Item]:
     """Yield the items and show how many are done.
 
     Args:
         items: what to go through.
         description: text beside the bar.
-        total: number of items.
+        total: number of items; None if unknown.
     """
     hidden = not rich.get_console().is_terminal
     yield from rich.progress.track(items, description, total, transient=True, disable=hidden)

@@ -198,6 +198,22 @@ def test_problems_exit_with_1_and_a_message(
     assert "Traceback" not in error
 
 
+def test_a_damaged_image_exits_with_1_after_the_others(
+    trained: TrainingResult, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "images/0002.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    out = tmp_path / "out"
+    command = ["predict", str(data / "images"), "--checkpoint", str(trained.best_checkpoint), "--out", str(out)]
+    assert main(command) == 1
+    assert f"error: 1 of 6 files could not be read: {data / 'images/0002.png'}; all" in capsys.readouterr().err
+    assert len(list((out / "masks").iterdir())) == 5
+    (data / "images/0002.png").write_bytes((data / "images/0001.png").read_bytes())
+    assert main([*command, "--skip-existing"]) == 0
+    output = capsys.readouterr().out
+    assert output == f"Already there and left out: 5 of 6 files\nMasks written to {out / 'masks'}: 1\n"
+    assert len((out / "predictions.csv").read_text().splitlines()) == 7
+
+
 def test_output_folder_that_is_a_file(
     trained: TrainingResult, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

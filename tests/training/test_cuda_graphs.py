@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +29,7 @@ from fastresunet.training.image_store import ImageStore
 from fastresunet.training.images import read_image
 from fastresunet.training.lightning_module import SegmentationModule
 from fastresunet.training.loaders import SegmentationData
+from fastresunet.training.predictor import PredictionOptions
 from fastresunet.training.recipe import Machine
 from fastresunet.training.run import Run
 from fastresunet.training.split import Names, split_pairs
@@ -232,12 +233,8 @@ def test_prediction_from_graphs(
             trained.best_checkpoint,
             [shared_data / "images"],
             tmp_path / str(graphs),
-            batch_size=5,
-            probabilities=True,
-            device="cpu",
-            cuda_graphs=graphs,
-            **options,
-        )
+            PredictionOptions(batch_size=5, probabilities=True, device="cpu", cuda_graphs=graphs, **options),
+        ).masks
         for graphs in (True, False)
     ]
     assert capturer.replays > 0
@@ -270,8 +267,8 @@ def test_command_line(
     given: dict[str, Any] = {}
 
     def called(*arguments: object, **options: object) -> None:
-        machine = next((x for x in arguments if isinstance(x, Machine)), None)
-        given.update(options if machine is None else asdict(machine))
+        record = next((x for x in arguments if isinstance(x, Machine | PredictionOptions)), None)
+        given.update(options if record is None else vars(record))
         raise UserError("enough")
 
     monkeypatch.setattr(module, command[0], called)
