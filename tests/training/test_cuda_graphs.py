@@ -256,13 +256,18 @@ def test_evaluation_from_graphs(capturer: RecordingCapturer, trained: TrainingRe
     ("module", "command"),
     [
         (fit, ["train", "--data", "d", "--out", "o"]),
-        (evaluate, ["evaluate", "--checkpoint", "c", "--data", "d"]),
+        (evaluate, ["evaluate", "--checkpoint", "c", "--data", "DATA"]),
         (predict, ["predict", "--checkpoint", "c", "--out", "o", "image.png"]),
     ],
     ids=["train", "evaluate", "predict"],
 )
 def test_command_line(
-    monkeypatch: pytest.MonkeyPatch, module: Any, command: list[str], words: list[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,
+    command: list[str],
+    words: list[str],
+    tmp_path: Path,
+    shared_data: Path,
 ) -> None:
     given: dict[str, Any] = {}
 
@@ -272,5 +277,7 @@ def test_command_line(
         raise UserError("enough")
 
     monkeypatch.setattr(module, command[0], called)
+    # Folders are looked at before the work.
+    command = [str(shared_data) if word == "DATA" else word for word in command]
     assert main([*command, *words]) == 1
     assert given["cuda_graphs"] is (not words)
