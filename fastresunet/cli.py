@@ -513,7 +513,8 @@ def run_train(options: argparse.Namespace) -> None:
     from fastresunet.training.recipe import Machine
 
     _quieten_lightning()
-    run = configure(vars(options), options.config, options.out if options.resume else None)
+    earlier = options.out / "fold-1" if options.folds else options.out
+    run = configure(vars(options), options.config, earlier if options.resume else None)
     machine = Machine(options.device, options.compile, not options.no_cuda_graphs)
     settings = {"cache": options.cache, "skip_damaged": options.skip_damaged, "resume": options.resume}
     if options.folds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,8 +45,4 @@ def configure(options: Mapping[str, Any], config: Path | None = None, resumed: P
         earlier = recorded_run(read_checkpoint(last), last)
         recipe = recipe if earlier is None else earlier.recipe
     given = {field.name: options[field.name] for field in fields(Recipe) if field.name in options}
-    if isinstance(given.get("filters"), list):
-        given["filters"] = tuple(given["filters"])
-    recipe = replace(recipe, **given)
-    recipe.check()
-    return Configuration(recipe, names)
+    return Configuration(Recipe.from_values({**recipe.to_values(), **given}, "options"), names)

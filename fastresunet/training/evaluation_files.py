@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from fastresunet.training.evaluation import Evaluation
-from fastresunet.training.files import write_atomically
+from fastresunet.training.files import write_csv
 from fastresunet.training.metrics import COUNTS, scores
 from fastresunet.training.probability_histogram import CALIBRATION_BINS, THRESHOLDS, calibration, counts_at_thresholds
 
@@ -43,12 +41,12 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
         [name, *(_number(values[index].item()) for values in columns.values()), *evaluation.counts[index].tolist()]
         for index, name in enumerate(evaluation.names)
     ]
-    _write_csv(out / "per_image.csv", ["image", *columns, *COUNTS], rows)
-    _write_csv(out / "summary.csv", SUMMARY_COLUMNS, _summary(evaluation))
+    write_csv(out / "per_image.csv", ["image", *columns, *COUNTS], rows)
+    write_csv(out / "summary.csv", SUMMARY_COLUMNS, _summary(evaluation))
     at_thresholds = scores(counts_at_thresholds(evaluation.histogram))
     means = [at_thresholds[metric].mean(0).tolist() for metric in ("dice", "iou")]
     curve = [[f"{threshold:.2f}", *map(_number, values)] for threshold, *values in zip(THRESHOLDS, *means, strict=True)]
-    _write_csv(out / "thresholds.csv", ["threshold", "dice", "iou"], curve)
+    write_csv(out / "thresholds.csv", ["threshold", "dice", "iou"], curve)
     tenths = [
         [f"{index / CALIBRATION_BINS:.1f}", f"{(index + 1) / CALIBRATION_BINS:.1f}", pixels, *map(_number, values)]
         for index, (pixels, *values) in enumerate(
@@ -56,7 +54,7 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
         )
     ]
     header = ["above", "up_to", "pixels", "predicted_probability", "observed_frequency"]
-    _write_csv(out / "calibration.csv", header, tenths)
+    write_csv(out / "calibration.csv", header, tenths)
 
 
 def write_joint_summary(evaluations: Mapping[str, Evaluation], path: Path) -> None:
@@ -70,7 +68,7 @@ def write_joint_summary(evaluations: Mapping[str, Evaluation], path: Path) -> No
         UserError: the file cannot be written.
     """
     rows = [[name, *row] for name, evaluation in evaluations.items() for row in _summary(evaluation)]
-    _write_csv(path, ["data_set", *SUMMARY_COLUMNS], rows)
+    write_csv(path, ["data_set", *SUMMARY_COLUMNS], rows)
 
 
 def _summary(evaluation: Evaluation) -> list[list[object]]:
@@ -87,11 +85,3 @@ def _summary(evaluation: Evaluation) -> list[list[object]]:
 
 def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6f}"
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,3 +68,19 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
     return UserError(
         f"cannot write {path}: {reason}. Files already written are complete; {remedy} --out, then run again."
     )
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table completely or not at all.
+
+    Args:
+        path: CSV file to write.
+        header: names of the columns.
+        rows: as long as the header each.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_atomically(path, text.getvalue().encode())

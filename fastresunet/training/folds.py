@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from fastresunet.training.checkpoints import read_checkpoint
 from fastresunet.training.console import say
-from fastresunet.training.files import write_atomically
+from fastresunet.training.files import write_csv
 from fastresunet.training.fit import train
 from fastresunet.training.recipe import Machine, Recipe
 from fastresunet.training.split import split_folds
@@ -88,11 +86,7 @@ def train_folds(
             )
             score = result.best_score
         rows.append({"fold": number, "train": len(names.train), "val": len(names.val), recipe.monitor: f"{score:.6f}"})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [*rows[0]], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(out / "folds.csv", text.getvalue().encode())
+        write_csv(out / "folds.csv", [*rows[0]], [[*row.values()] for row in rows])
     return FoldsResult([float(row[recipe.monitor]) for row in rows], out / "folds.csv")
 
 

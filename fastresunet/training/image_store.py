@@ -88,11 +88,13 @@ class ImageStore:
         self.check_foreground()
 
     def check_foreground(self) -> None:
-        """Look whether the masks read so far show anything.
+        """Look whether the masks show anything, once all are read.
 
         Raises:
             UserError: no pair could be used, or all masks are empty.
         """
+        if (self._states == _UNREAD).any():
+            return
         usable = [pair for pair, state in zip(self.pairs, self._states, strict=True) if state != _DAMAGED]
         if not usable:
             raise UserError(f"none of the {len(self.pairs)} pairs can be used; the first is {self.pairs[0].image}.")

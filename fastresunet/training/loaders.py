@@ -115,6 +115,7 @@ class BatchLoader:
         keys = iter(self.sampler)
         batches = iter(lambda: [*itertools.islice(keys, self.batch_size)], [])
         yield from read_ahead(batches, self._read, BATCHES_AHEAD)
+        self.store.check_foreground()
 
     def _read(self, keys: Sequence[Key]) -> StoredBatch:
         images, masks = self.store.read([self.pairs[key.position] for key in keys])

@@ -11,7 +11,7 @@ from types import TracebackType
 from torch import Tensor
 
 from fastresunet.training.errors import UserError
-from fastresunet.training.files import write_atomically
+from fastresunet.training.files import write_csv
 from fastresunet.training.measurements import MEASUREMENTS, measure
 
 COLUMNS = ("image", "height", "width", *MEASUREMENTS)
@@ -66,9 +66,7 @@ class PredictionTable:
                 self._write()
 
     def _write(self) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *self.rows.values()])
-        write_atomically(self.path, text.getvalue().encode())
+        write_csv(self.path, COLUMNS, self.rows.values())
         self._unwritten = 0
 
 

@@ -12,6 +12,7 @@ import torch
 from fastresunet.reference import check_network_arguments
 from fastresunet.training.errors import UserError
 from fastresunet.training.inference import Device
+from fastresunet.training.split import VAL_FRACTION
 
 Precision = Literal["32", "bf16", "16"]
 PrecisionOption = Literal["auto", "32", "bf16", "16"]
@@ -43,7 +44,7 @@ class Recipe:
         warm_up: share of all steps in which the learning rate rises from 0, 0 to below 1.
         schedule: after the warm-up, ``"cosine"`` falls to 0 along half a cosine, ``"constant"`` stays.
         clip_norm: gradients are scaled down to this norm together; 0 leaves them.
-        loss: ``"bce-dice"``, ``"dice"``, ``"tversky"`` or ``"focal"``, see ``losses``.
+        loss: ``"bce-dice"``, ``"dice"``, ``"tversky"`` or ``"focal"``, see ``choose_loss``.
         augmentation: ``"none"``, ``"light"`` or ``"strong"``, see ``augmentation``.
         average: share that the moving average of the weights, which is what is validated and saved, keeps in every
             step; 0 averages nothing.
@@ -73,7 +74,7 @@ class Recipe:
     precision: PrecisionOption = "auto"
     monitor: Monitor = "val_dice"
     patience: int = 0
-    val_fraction: float = 0.15
+    val_fraction: float = VAL_FRACTION
     devices: int = 1
     seed: int = 0
 

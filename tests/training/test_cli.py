@@ -95,6 +95,9 @@ def test_cross_validation(shared_data: Path, tmp_path: Path, capsys: pytest.Capt
     assert f"Fold 2 of 2: {tmp_path / 'fold-2'}" in output
     assert "val_dice: 0." in output
     assert f"Scores of each fold: {tmp_path / 'folds.csv'}" in output
+    # Resuming takes the recipe of the folds.
+    assert main(["train", "--data", str(shared_data), "--out", str(tmp_path), "--folds", "2", "--resume"]) == 0
+    assert "Fold" not in capsys.readouterr().out.partition("Scores")[0]
 
 
 def test_evaluate_several_folders(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fastresunet.training.augmentation import DRAWS, STRONG
 from fastresunet.training.data import find_pairs
@@ -93,3 +94,13 @@ def test_a_damaged_file_stops_the_batches_and_is_named(data: Path) -> None:
     (data / "images/0002.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"^cannot read image .*0002\.png"):
         list(loader(data))
+
+
+def test_empty_masks_are_found_at_the_end_of_the_first_epoch(data: Path) -> None:
+    for mask in (data / "masks").iterdir():
+        Image.new("L", (48, 48)).save(mask)
+    batches = iter(loader(data))
+    assert len(next(batches).images) == 5
+    next(batches)
+    with pytest.raises(UserError, match="all 6 masks are empty"):
+        next(batches)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from fastresunet.reference import ResUNetPP
 from fastresunet.training import predict_images, prediction_table
 from fastresunet.training.checkpoints import load_model
 from fastresunet.training.errors import UserError
-from fastresunet.training.files import write_atomically
+from fastresunet.training.files import write_csv
 from fastresunet.training.fit import TrainingResult
 from fastresunet.training.images import read_image, write_png
 from fastresunet.training.inference import predict_probability
@@ -270,11 +270,11 @@ def test_another_table_in_the_way_is_named(trained: TrainingResult, images: Path
 def test_a_long_table_is_not_written_for_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writes = []
 
-    def counted(path: Path, content: bytes) -> None:
-        writes.append(content)
-        write_atomically(path, content)
+    def counted(path: Path, header: Sequence[str], table_rows: Iterable[Sequence[object]]) -> None:
+        writes.append(path)
+        write_csv(path, header, table_rows)
 
-    monkeypatch.setattr(prediction_table, "write_atomically", counted)
+    monkeypatch.setattr(prediction_table, "write_csv", counted)
     with PredictionTable(tmp_path / "predictions.csv") as table:
         for index in range(300):
             table.add(f"frame {index}, left", torch.zeros(2, 3, dtype=torch.bool), torch.zeros(2, 3))
