@@ -30,10 +30,13 @@ class LoadedNetwork(NamedTuple):
     Attributes:
         model: in evaluation mode on the CPU.
         size: height and width in pixels of the images it was trained at; None if the file does not say.
+        classes: of its training, the background first, with their pixel values, such as ``"polyp 1"``; none if the
+            file does not say.
     """
 
     model: FastResUNetPP
     size: int | None
+    classes: tuple[str, ...] = ()
 
 
 def load(path: str | Path) -> FastResUNetPP:
@@ -70,16 +73,17 @@ def load_with_size(path: str | Path) -> LoadedNetwork:
         return LoadedNetwork(_load_keras(path), None)
     weights = _read(path)
     network = KerasResUNetPP if "same_padding" in weights.state else FastResUNetPP
-    return LoadedNetwork(build(network, weights, str(path)), weights.size)
+    return LoadedNetwork(build(network, weights, str(path)), weights.size, weights.classes)
 
 
-def write_weights(model: FastResUNetPP, out: Path, size: int | None = None) -> None:
+def write_weights(model: FastResUNetPP, out: Path, size: int | None = None, classes: tuple[str, ...] = ()) -> None:
     """Write the weights of a network alone, in float32, with its arguments; ``load`` gives the same network.
 
     Args:
         model: network on any device.
         out: file to write, ``.safetensors``.
         size: height and width in pixels of the images it was trained at; None if unknown.
+        classes: of its training, see ``LoadedNetwork``.
 
     Raises:
         CheckpointError: the file has another suffix, or a parameter is not finite.
@@ -88,7 +92,7 @@ def write_weights(model: FastResUNetPP, out: Path, size: int | None = None) -> N
     if out.suffix != ".safetensors":
         raise CheckpointError(f"a file of format safetensors must end in .safetensors, got {out.name}")
     try:
-        pretrained.save_pretrained(out, model.arguments, model.state_dict(), size, torch.float32)
+        pretrained.save_pretrained(out, model.arguments, model.state_dict(), size, torch.float32, classes)
     except ValueError as error:
         raise CheckpointError(f"nothing was written to {out}: {error}") from error
 
@@ -138,8 +142,10 @@ def _read(path: Path) -> Pretrained:
         return read_weights(path)
     checkpoint = read_checkpoint(path)
     settings = checkpoint.get("hyper_parameters")
-    size = settings.get("size") if isinstance(settings, dict) else None
-    return Pretrained({}, _parameters(checkpoint, path), size if isinstance(size, int) else None)
+    settings = settings if isinstance(settings, dict) else {}
+    size, classes = settings.get("size"), settings.get("classes")
+    named = tuple(map(str, classes)) if isinstance(classes, list | tuple) else ()
+    return Pretrained({}, _parameters(checkpoint, path), size if isinstance(size, int) else None, named)
 
 
 def _load_keras(path: Path) -> KerasResUNetPP:

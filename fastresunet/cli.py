@@ -113,6 +113,8 @@ def _add_train(commands: Commands) -> None:
   fastresunet train --data my-clinic --out runs/clinic --checkpoint kvasir-seg --lr 3e-4 --epochs 60
   fastresunet train --data Kvasir-SEG --out runs/again --config runs/kvasir/run.yaml --seed 1
   fastresunet train --data Kvasir-SEG --out runs/folds --folds 5
+  fastresunet train --data ultrasound --out runs/ultrasound --in-channels 1 --foreground 1 --mask-suffix _mask
+  fastresunet train --data instruments --out runs/instruments --classes 8
 
 writes to --out: best.ckpt (best validation Dice), last.ckpt (to resume), run.yaml (the recipe, the names of the
 training and the validation images, versions), epochs.csv, curves.png, validation.png, tensorboard/; with --folds, a
@@ -164,6 +166,13 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         type=_at_least(32),
         help="height and width to which images are stretched, in pixels, at least 32 (default: 256)",
     )
+    recipe.add_argument(
+        "--in-channels",
+        type=int,
+        choices=[1, 3],
+        help="3 reads images as RGB, 1 as grey, whatever the files are (default: 3)",
+    )
+    _add_mask_format(recipe)
     recipe.add_argument(
         "--filters",
         type=_at_least(8),
@@ -251,6 +260,34 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--seed", type=_at_least(0), help="seed of all randomness, at least 0 (default: 0)")
 
 
+def _add_mask_format(parser: argparse._ActionsContainer) -> None:
+    meaning = parser.add_mutually_exclusive_group()
+    meaning.add_argument(
+        "--classes",
+        type=_classes,
+        metavar="N|FILE",
+        default=argparse.SUPPRESS,
+        help="masks of several classes: how many there are with the background, pixels holding their number from 0; or "
+        "a text file with a class a line, the background first, as 'polyp 1' or 'polyp #ff0000' (default: a pixel is "
+        "foreground or not)",
+    )
+    meaning.add_argument(
+        "--foreground",
+        type=_at_least(0),
+        nargs="+",
+        metavar="VALUE",
+        default=argparse.SUPPRESS,
+        help="grey levels of the foreground in masks, such as 1 for masks of 0 and 1 (default: all above 127)",
+    )
+    parser.add_argument(
+        "--mask-suffix",
+        metavar="TEXT",
+        default=argparse.SUPPRESS,
+        help="what names of masks have after those of images: _mask for images/7.jpg and masks/7_mask.png "
+        "(default: nothing)",
+    )
+
+
 def _add_evaluate(commands: Commands) -> None:
     parser = _add_command(
         commands,
@@ -262,9 +299,9 @@ def _add_evaluate(commands: Commands) -> None:
   fastresunet evaluate --checkpoint published.pth --data CVC-ClinicDB --split all --size 256
   fastresunet evaluate --checkpoint kvasir-seg --data Kvasir-SEG CVC-ClinicDB --out evaluation
 
-writes to --out: report.html, to read and to print; per_image.csv, summary.csv, thresholds.csv, calibration.csv. With
-several data folders these lie in a folder each, and summary.csv beside them holds all. docs/training.md defines the
-metrics.""",
+writes to --out: report.html, to read and to print; per_image.csv, summary.csv, thresholds.csv, calibration.csv, and of
+several classes per_class.csv. With several data folders these lie in a folder each, and summary.csv beside them holds
+all. docs/training.md defines the metrics.""",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=CHECKPOINT_HELP)
     parser.add_argument(
@@ -281,6 +318,8 @@ metrics.""",
         choices=["train", "val", "all"],
         help="images to score (default: in the folder of the training its validation images, in another one all)",
     )
+    masks = parser.add_argument_group("masks", "how those of --data are read; by default as in the training")
+    _add_mask_format(masks)
     parser.add_argument("--size", type=_at_least(32), help=SIZE_HELP)
     _add_augment(parser)
     _add_threshold(parser)
@@ -312,8 +351,9 @@ An image is stretched to --size, as in training, and the result is stretched bac
 image: --tile looks at every part of it at its own resolution. It expects polyps that are about as many pixels
 wide as in the training images after their stretching; if they are wider, shrink the images first.
 
-writes to --out: masks/NAME.png (0 background, 255 polyp), on request overlays/NAME.png, probabilities/NAME.png, and
-predictions.csv: size, area, box and confidence of every image. Of videos (.avi, .mkv, .mov, .mp4; needs the extra
+writes to --out: masks/NAME.png (0 background, 255 polyp; of several classes a palette's indices, the pixel values of
+the training), on request overlays/NAME.png, probabilities/NAME.png (NAME.CLASS.png), and predictions.csv: size, area,
+box and confidence of every image and class. Of videos (.avi, .mkv, .mov, .mp4; needs the extra
 "video") videos/NAME.mp4 with the masks drawn on it, and videos/NAME.csv with a row a frame. What cannot be read is
 named and left out; the exit status is then 1.""",
     )
@@ -375,10 +415,10 @@ torch-export  runs in PyTorch, without this package: torch.export.load(FILE).mod
 aoti          runs in PyTorch or C++ on CPUs like this machine's: torch._inductor.aoti_load_package(FILE); needs g++
 safetensors   the weights in float32, for this package: evaluate, predict, fastresunet.load(FILE)
 
-The first three are folded for inference. Such a file maps images, float32 (N, channels, H, W), RGB in 0..1, to logits
-(N, classes, H, W), whose sigmoid is the probability, for any N and any H and W that are multiples of 8 from 16 on. It
-holds what the input means, the size of the training and the version as metadata. It is run and compared with the
-network before it is put in place.
+The first three are folded for inference. Such a file maps images, float32 (N, channels, H, W), RGB or grey in 0..1,
+to logits (N, classes, H, W), whose sigmoid is the probability, or of several classes the softmax, for any N and any H
+and W that are multiples of 8 from 16 on. It holds what input and output mean, the size of the training and the version
+as metadata. It is run and compared with the network before it is put in place.
 docs/inference.md shows how to run each format.""",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=CHECKPOINT_HELP)
@@ -498,7 +538,8 @@ def _add_threshold(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=_number(lambda probability: 0 <= probability <= 1, "between 0 and 1"),
         default=0.5,
-        help="foreground is where the probability is above, 0 to 1 (default: 0.5)",
+        help="foreground is where the probability is above, 0 to 1; of several classes the likeliest is taken "
+        "(default: 0.5)",
     )
 
 
@@ -538,12 +579,15 @@ def run_evaluate(options: argparse.Namespace) -> None:
     import rich
 
     from fastresunet.training.evaluate import evaluate, named_folders
+    from fastresunet.training.evaluation import ClassesEvaluation, ScoredImages
     from fastresunet.training.evaluation_files import write_joint_summary
     from fastresunet.training.evaluation_tables import joint_table, score_table
+    from fastresunet.training.trained_network import format_of
 
-    folders = named_folders(options.data)
+    form = format_of(options.checkpoint, vars(options))
+    folders = named_folders(options.data, form)
     several = len(folders) > 1
-    evaluations = {}
+    evaluations: dict[str, ScoredImages] = {}
     for name, folder in folders.items():
         out = options.out / name if several and options.out is not None else options.out
         evaluation = evaluate(
@@ -555,11 +599,14 @@ def run_evaluate(options: argparse.Namespace) -> None:
             augment=options.augment,
             threshold=options.threshold,
             surface_distances=options.surface_distances,
+            form=form,
             device=options.device,
             cuda_graphs=not options.no_cuda_graphs,
         )
         evaluations[name] = evaluation
         rich.print(score_table(evaluation, f"{name}: {len(evaluation.names)} images"))
+        if isinstance(evaluation, ClassesEvaluation):
+            rich.print(joint_table(evaluation.classes, "class"))
         if evaluation.without_surface_distances:
             print(f"Without surface distances, as a mask is empty: {evaluation.without_surface_distances} images")
         print(f"Dice of the best constant prediction: {evaluation.best_constant_dice:.4f}")
@@ -611,11 +658,11 @@ def run_export(options: argparse.Namespace) -> None:
 
     file = options.out
     try:
-        model, size = load_with_size(options.checkpoint)
+        model, size, classes = load_with_size(options.checkpoint)
         if options.format == "safetensors":
-            write_weights(model, file, size)
+            write_weights(model, file, size, classes)
         else:
-            export(fold(model), file, options.format, size)
+            export(fold(model), file, options.format, size, classes)
     except (CheckpointError, ExportError) as error:
         raise UserError(f"{error}.") from error
     checked = "" if options.format == "safetensors" else " and checked"
@@ -673,6 +720,16 @@ def _number(accepts: Callable[[float], bool], expected: str) -> Callable[[str], 
         return value
 
     return number
+
+
+def _classes(text: str) -> tuple[str, ...]:
+    from fastresunet.training.data_format import read_class_list
+    from fastresunet.training.errors import UserError
+
+    try:
+        return read_class_list(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _quieten_lightning() -> None:

@@ -20,7 +20,7 @@ from fastresunet.files import replace_file
 from fastresunet.parameter_shapes import check_names, network_arguments
 
 WEIGHTS = Path(__file__).parent / "weights"
-_ARGUMENTS, _SIZE = "network", "size"
+_ARGUMENTS, _SIZE, _CLASSES = "network", "size", "classes"
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -31,11 +31,13 @@ class Pretrained(NamedTuple):
         arguments: of ``FastResUNetPP``; empty where they are to follow from the shapes.
         state: its ``state_dict``, floating-point tensors in float32.
         size: height and width in pixels of the images it was trained on; None if unknown.
+        classes: of its training, the background first, with their pixel values, such as ``"polyp 1"``; none if unknown.
     """
 
     arguments: dict[str, Any]
     state: dict[str, Tensor]
     size: int | None
+    classes: tuple[str, ...] = ()
 
 
 def names() -> list[str]:
@@ -81,11 +83,14 @@ def read_weights(path: Path) -> Pretrained:
     try:
         arguments = json.loads(about.get(_ARGUMENTS, "{}"))
         size = int(about[_SIZE]) if _SIZE in about else None
+        classes = json.loads(about.get(_CLASSES, "[]"))
         if not isinstance(arguments, dict):
             raise ValueError(f"{_ARGUMENTS} is no dictionary")
+        if not isinstance(classes, list) or not all(isinstance(each, str) for each in classes):
+            raise ValueError(f"{_CLASSES} is no list of texts")
     except ValueError as error:
         raise CheckpointError(f"the metadata of {path} is not what this package writes: {error}") from error
-    return Pretrained(arguments, state, size)
+    return Pretrained(arguments, state, size, tuple(classes))
 
 
 def save_pretrained(
@@ -94,6 +99,7 @@ def save_pretrained(
     state: dict[str, Tensor],
     size: int | None = None,
     dtype: torch.dtype = torch.float16,
+    classes: tuple[str, ...] = (),
 ) -> None:
     """Write weights as ``read_weights`` reads them; see ``Pretrained`` for the arguments.
 
@@ -103,6 +109,7 @@ def save_pretrained(
         state: on any device.
         size: height and width in pixels; None if unknown.
         dtype: to which floating-point tensors are rounded.
+        classes: of the training; none if unknown.
 
     Raises:
         OSError: the file cannot be written.
@@ -113,6 +120,7 @@ def save_pretrained(
         if x.is_floating_point() and not x.isfinite().all():
             raise ValueError(f"{key} has numbers that are not finite in {str(dtype).removeprefix('torch.')}")
     about = {_ARGUMENTS: json.dumps(arguments)} | ({} if size is None else {_SIZE: str(size)})
+    about |= {_CLASSES: json.dumps(classes)} if classes else {}
     replace_file(path, importlib.import_module("safetensors.torch").save(rounded, about))
 
 

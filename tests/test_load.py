@@ -32,7 +32,7 @@ def assert_equal(model: nn.Module, expected: dict[str, Tensor]) -> None:
 def test_weights_alone_come_back_bit_by_bit(tmp_path: Path, arguments: dict[str, Any]) -> None:
     model = FastResUNetPP(**arguments)
     write_weights(model, tmp_path / "new/polyps.safetensors", 352)
-    found, size = load_with_size(tmp_path / "new/polyps.safetensors")
+    found, size, _ = load_with_size(tmp_path / "new/polyps.safetensors")
     assert (size, found.arguments) == (352, model.arguments)
     assert_equal(found, model.state_dict())
 
@@ -51,7 +51,7 @@ def test_weights_alone_need_their_suffix_and_finite_numbers(tmp_path: Path) -> N
 def test_bare_safetensors_follow_from_their_shapes(tmp_path: Path, network: type[ResUNetPP]) -> None:
     state = network(**SMALL).state_dict()
     save_file(state, tmp_path / "bare.safetensors")
-    found, size = load_with_size(tmp_path / "bare.safetensors")
+    found, size, _ = load_with_size(tmp_path / "bare.safetensors")
     assert size is None
     assert isinstance(found, KerasResUNetPP) == (network is KerasResUNetPP)
     assert_equal(found, state)
@@ -120,7 +120,7 @@ def test_a_configuration_of_other_tools_says_the_arguments(tmp_path: Path) -> No
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     config = {**model.arguments, "backend": "auto", "model_type": "segmentation"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    found, size = load_with_size(tmp_path)
+    found, size, _ = load_with_size(tmp_path)
     assert (found.arguments, size) == (model.arguments, None)
     assert_equal(found, model.state_dict())
 

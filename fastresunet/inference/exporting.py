@@ -31,7 +31,9 @@ _TRIALS = ((1, SMALLEST_SIDE, SMALLEST_SIDE), (3, 48, 96))
 _TOLERANCE = 1e-4
 
 
-def export(folded: FoldedResUNetPP, out: str | Path, format: Format, size: int | None = None) -> Path:
+def export(
+    folded: FoldedResUNetPP, out: str | Path, format: Format, size: int | None = None, classes: tuple[str, ...] = ()
+) -> Path:
     """Write the folded network to a file and check the file by running it.
 
     The file's input is ``image``, float32 (N, in_channels, H, W), for any N and any H and W that are multiples of 8
@@ -43,6 +45,7 @@ def export(folded: FoldedResUNetPP, out: str | Path, format: Format, size: int |
         format: ``"onnx"``; ``"torch-export"``, for ``torch.export.load``; ``"aoti"``, compiled for this machine's
             CPU, for ``torch._inductor.aoti_load_package``.
         size: image size of the training in pixels, for the metadata; None if unknown.
+        classes: names of the classes, for the metadata; none if unknown.
 
     Returns:
         The file.
@@ -54,7 +57,7 @@ def export(folded: FoldedResUNetPP, out: str | Path, format: Format, size: int |
     out = Path(out)
     _check(folded, out, format)
     program = export_program(folded)
-    metadata = describe(folded, size)
+    metadata = describe(folded, size, classes)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         unfinished = Path(folder) / f"network{SUFFIXES[format]}"
@@ -74,14 +77,18 @@ def export_program(folded: FoldedResUNetPP) -> ExportedProgram:
         return torch.export.export(_Bare(folded).eval(), (image,), dynamic_shapes={"image": sizes})
 
 
-def describe(folded: FoldedResUNetPP, size: int | None = None) -> dict[str, str]:
+def describe(folded: FoldedResUNetPP, size: int | None = None, classes: tuple[str, ...] = ()) -> dict[str, str]:
     """Return the metadata of an exported file.
 
     Args:
         folded: the network.
         size: image size of the training in pixels; None if unknown.
+        classes: names of the classes; none if unknown.
     """
     from fastresunet import __version__
+
+    colours = {1: "grey", 3: "RGB"}.get(folded.in_channels, "channels")
+    activation = "a sigmoid" if folded.num_classes == 1 else "a softmax over the classes, the first the background,"
 
     return {
         "name": "fastresunet",
@@ -91,11 +98,11 @@ def describe(folded: FoldedResUNetPP, size: int | None = None) -> dict[str, str]
         "num_classes": str(folded.num_classes),
         "filters": json.dumps(folded.filters),
         "aspp_rates": json.dumps(folded.aspp_rates),
-        "input": f"image: float32 (N, {folded.in_channels}, H, W), RGB in 0..1 (8-bit values / 255, "
+        "input": f"image: float32 (N, {folded.in_channels}, H, W), {colours} in 0..1 (8-bit values / 255, "
         f"without mean and deviation); H and W multiples of {SIZE_MULTIPLE}, at least {SMALLEST_SIDE}",
         "training_size": "unknown" if size is None else str(size),
-        "output": f"logits: float32 (N, {folded.num_classes}, H, W); a sigmoid gives probabilities",
-    }
+        "output": f"logits: float32 (N, {folded.num_classes}, H, W); {activation} gives probabilities",
+    } | ({"classes": json.dumps(classes)} if classes else {})
 
 
 class _Bare(nn.Module):

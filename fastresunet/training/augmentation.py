@@ -62,26 +62,31 @@ AUGMENTATIONS = {"none": None, "light": LIGHT, "strong": STRONG}
 
 
 def augment(
-    images: Tensor, masks: Tensor, draws: Tensor, augmentation: Augmentation, noise: torch.Generator | None = None
+    images: Tensor,
+    masks: Tensor,
+    draws: Tensor,
+    augmentation: Augmentation,
+    noise: torch.Generator | None = None,
+    classes: int = 2,
 ) -> tuple[Tensor, Tensor]:
     """Change a batch at random.
 
     Args:
-        images: (N, 3, H, W) uint8.
-        masks: (N, 1, H, W), bool.
+        images: (N, 3, H, W) or, in grey, (N, 1, H, W), uint8.
+        masks: class of each pixel, (N, 1, H, W), uint8.
         draws: (N, ``DRAWS``) float32, uniform in 0..1, on the images' device.
         augmentation: how far.
         noise: generator, on that device, of the pixels' noise; None is the global one.
+        classes: of the masks, with the background.
 
     Returns:
-        Images in float32 from 0 to 1, and masks in float32, 0 or 1, of the same shapes.
+        Images in float32 from 0 to 1, and masks in float32, of the same shapes.
     """
     drawn = dict(zip(_DRAWN, draws.unbind(1), strict=True))
     grid = _grid(drawn, augmentation, images.shape[2:])
     pixels = F.grid_sample(images.float() / 255, grid, padding_mode="reflection", align_corners=False)
-    moved = F.grid_sample(masks.float(), grid, padding_mode="reflection", align_corners=False)
     coloured = _coloured(pixels, drawn, augmentation)
-    return _noisy(coloured, drawn, augmentation, noise), (moved > 0.5).float()
+    return _noisy(coloured, drawn, augmentation, noise), _moved(masks, grid, classes)
 
 
 def _between(draw: Tensor, half_width: float) -> Tensor:
@@ -102,6 +107,15 @@ def _grid(drawn: dict[str, Tensor], augmentation: Augmentation, size: torch.Size
     return F.affine_grid(maps, [len(angle), 1, *size], align_corners=False)
 
 
+def _moved(masks: Tensor, grid: Tensor, classes: int) -> Tensor:
+    """Return the class that most of each moved pixel is of."""
+    if classes == 2:
+        return (F.grid_sample(masks.float(), grid, padding_mode="reflection", align_corners=False) > 0.5).float()
+    numbers = torch.arange(classes, device=masks.device)[:, None, None]
+    shares = F.grid_sample((masks == numbers).float(), grid, padding_mode="reflection", align_corners=False)
+    return shares.argmax(1, keepdim=True).float()
+
+
 def _coloured(x: Tensor, drawn: dict[str, Tensor], augmentation: Augmentation) -> Tensor:
     def factor(name: str, half_width: float) -> Tensor:
         return 1 + _between(drawn[name], half_width)[:, None, None, None]
@@ -109,9 +123,10 @@ def _coloured(x: Tensor, drawn: dict[str, Tensor], augmentation: Augmentation) -
     mean = x.mean((1, 2, 3), keepdim=True)
     contrast, brightness = factor("contrast", augmentation.contrast), factor("brightness", augmentation.brightness)
     x = (x - mean) * contrast + mean * brightness
-    grey = x.mean(1, keepdim=True)
-    x = (x - grey) * factor("saturation", augmentation.saturation) + grey
-    x = x * torch.cat([factor(colour, augmentation.tint) for colour in ("red", "green", "blue")], dim=1)
+    if x.shape[1] == 3:
+        grey = x.mean(1, keepdim=True)
+        x = (x - grey) * factor("saturation", augmentation.saturation) + grey
+        x = x * torch.cat([factor(colour, augmentation.tint) for colour in ("red", "green", "blue")], dim=1)
     return x.clamp(0, 1) ** _between(drawn["gamma"], augmentation.gamma).exp()[:, None, None, None]
 
 

@@ -105,16 +105,17 @@ def threshold_curve(dice: Tensor, iou: Tensor, threshold: float) -> bytes:
 
 
 @_design()
-def calibration_curve(calibration: Calibration) -> bytes:
+def calibration_curve(calibration: Calibration, name: str = "polyp") -> bytes:
     """Draw observed frequency over predicted probability.
 
     Args:
         calibration: what to draw; bins without a pixel are left out.
+        name: of what the probabilities are of.
 
     Returns:
         SVG file.
     """
-    chart = Chart("predicted probability (mean of a tenth)", "share that is truly polyp")
+    chart = Chart("predicted probability (mean of a tenth)", f"share that is truly {name}")
     chart.axes.plot([0, 1], [0, 1], color=GUIDE_COLOUR, linestyle=":", label="perfectly calibrated")
     filled = calibration.pixels > 0
     predicted, observed = calibration.predicted[filled].numpy(), calibration.observed[filled].numpy()

@@ -45,4 +45,7 @@ def configure(options: Mapping[str, Any], config: Path | None = None, resumed: P
         earlier = recorded_run(read_checkpoint(last), last)
         recipe = recipe if earlier is None else earlier.recipe
     given = {field.name: options[field.name] for field in fields(Recipe) if field.name in options}
+    # Two ways to say what masks mean: the one that is given replaces the other.
+    if "classes" in given or "foreground" in given:
+        given = {"classes": (), "foreground": (), **given}
     return Configuration(Recipe.from_values({**recipe.to_values(), **given}, "options"), names)

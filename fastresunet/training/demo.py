@@ -24,17 +24,17 @@ from fastresunet.training.compare import (
 )
 from fastresunet.training.console import say
 from fastresunet.training.data import Pair
-from fastresunet.training.evaluate import evaluate_model, load_binary_model
+from fastresunet.training.evaluate import evaluate_model
 from fastresunet.training.evaluation import Evaluation
 from fastresunet.training.fit import train
 from fastresunet.training.image_store import ImageStore
-from fastresunet.training.images import read_image, read_mask
-from fastresunet.training.inference import choose_device, predict_probability
-from fastresunet.training.metrics import best_constant_dice, scores
+from fastresunet.training.inference import choose_device
 from fastresunet.training.overlay import write_sheet
+from fastresunet.training.pictures import sheet_row
 from fastresunet.training.recipe import Recipe
 from fastresunet.training.split import split_pairs
 from fastresunet.training.synthetic import write_polyp_folder
+from fastresunet.training.trained_network import load_network
 from fastresunet.training.transforms import to_network_input
 
 SIZE = 128
@@ -127,9 +127,9 @@ def demo(data: Path | None, out: Path, seconds: float = 60.0) -> DemoResult:
         max_seconds=1.5 * seconds,
     )
 
-    model, _ = load_binary_model(result.best_checkpoint, "auto")
+    model = load_network(result.best_checkpoint, "auto").model
     evaluation = evaluate_model(model, val_pairs, SIZE)
-    dice, constant_dice = evaluation.image_means["dice"], best_constant_dice(evaluation.counts)
+    dice, constant_dice = evaluation.image_means["dice"], evaluation.best_constant_dice
     _write_overlays(folder / "overlays.png", model, val_pairs, evaluation)
     rich.print(_table(comparison, next(model.parameters()).device))
     say(f"Validation Dice {dice:.3f} (best constant prediction: {constant_dice:.3f})")
@@ -165,12 +165,8 @@ def _read_batch(pairs: list[Pair]) -> Batch:
 
 
 def _write_overlays(path: Path, model: torch.nn.Module, pairs: list[Pair], evaluation: Evaluation) -> None:
-    dice = scores(evaluation.counts)["dice"]
-    rows = []
-    for index, pair in enumerate(pairs[:SHEET_ROWS]):
-        image, truth = read_image(pair.image), read_mask(pair.mask)
-        prediction = predict_probability(model, image, SIZE) > 0.5
-        rows.append((image, truth, prediction, f"Dice {dice[index]:.3f}"))
+    dice = evaluation.image_scores["dice"]
+    rows = [sheet_row(model, pair, SIZE, f"Dice {dice[index]:.3f}") for index, pair in enumerate(pairs[:SHEET_ROWS])]
     write_sheet(path, rows, f"Validation images, mean Dice {dice.mean().item():.3f}")
 
 

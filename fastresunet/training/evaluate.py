@@ -8,31 +8,28 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastresunet.cuda_graphs import GraphedInference
-from fastresunet.inference import fold
-from fastresunet.model import FastResUNetPP
-from fastresunet.training.checkpoints import load_model
 from fastresunet.training.console import say
 from fastresunet.training.data import Pair, find_pairs
+from fastresunet.training.data_format import KVASIR_SEG, DataFormat
 from fastresunet.training.errors import UserError
-from fastresunet.training.evaluation import Evaluation
+from fastresunet.training.evaluation import ClassesEvaluation, Evaluation
 from fastresunet.training.evaluation_files import write_evaluation
 from fastresunet.training.files import check_writable
 from fastresunet.training.gallery import Gallery
 from fastresunet.training.inference import (
-    DEFAULT_SIZE,
     Device,
-    choose_device,
+    decide,
     diverged_checkpoint_named,
     predict_probability,
 )
-from fastresunet.training.metrics import confusion_counts
-from fastresunet.training.probability_histogram import join, probability_histogram
+from fastresunet.training.metrics import class_counts
+from fastresunet.training.probability_histogram import ProbabilityHistogram, join, probability_histogram
 from fastresunet.training.progress import track
 from fastresunet.training.report import ReportHeader, write_report
 from fastresunet.training.run import names_in
 from fastresunet.training.split import Split, select_pairs
 from fastresunet.training.symmetries import SymmetryEnsemble
+from fastresunet.training.trained_network import check_fits, load_predictor
 
 
 def evaluate(
@@ -45,9 +42,10 @@ def evaluate(
     augment: bool = False,
     threshold: float = 0.5,
     surface_distances: bool = False,
+    form: DataFormat | None = None,
     device: Device = "auto",
     cuda_graphs: bool = True,
-) -> Evaluation:
+) -> Evaluation | ClassesEvaluation:
     """Score a checkpoint; with ``out`` write the files of ``write_evaluation`` and ``report.html`` there.
 
     Args:
@@ -57,35 +55,35 @@ def evaluate(
         split: which images to score; None takes what tells most, see ``select_pairs``.
         size: height and width for the network, in pixels; None takes that of the training (256 if unknown).
         augment: average the probabilities over 8 flips and quarter turns; see ``SymmetryEnsemble``.
-        threshold: a pixel is foreground where its probability is above this.
+        threshold: a pixel is foreground where its probability is above this; of several classes the likeliest is taken.
         surface_distances: also measure how far the outlines of truth and prediction lie apart; takes longer.
+        form: of the files of ``data``; None takes that of the training.
         device: ``"auto"`` takes CUDA where there is one.
         cuda_graphs: on CUDA, capture the network in a CUDA graph, see ``GraphedInference``.
 
     Returns:
-        What was measured on each image, and its scores.
+        What was measured on each image, and its scores; of several classes, those of each.
 
     Raises:
-        UserError: the checkpoint, a file of the data or ``out`` cannot be used.
+        UserError: the checkpoint, a file of the data or ``out`` cannot be used, or ``form`` does not fit the network.
     """
     if out is not None:
         check_writable(out)
-    model, trained_size = load_predictor(checkpoint, device, cuda_graphs)
-    if augment:
-        model = SymmetryEnsemble(model)
-    pairs, reason = select_pairs(data, split, names_in(checkpoint))
+    trained = load_predictor(checkpoint, device, cuda_graphs)
+    form = form or trained.form
+    check_fits(form, trained.form, checkpoint)
+    model = SymmetryEnsemble(trained.model) if augment else trained.model
+    pairs, reason = select_pairs(data, split, names_in(checkpoint), form)
     say(f"{len(pairs)} images of {data}: {reason}")
-    size = size or trained_size
-    gallery = Gallery()
+    size = size or trained.size
+    gallery = Gallery(form)
+    show = None if out is None else gallery.add
+    evaluation: Evaluation | ClassesEvaluation
     with diverged_checkpoint_named(checkpoint):
-        evaluation = evaluate_model(
-            model,
-            pairs,
-            size,
-            threshold,
-            surface_distances=surface_distances,
-            show=None if out is None else gallery.add,
-        )
+        if form.classes:
+            evaluation = evaluate_classes(model, pairs, size, surface_distances=surface_distances, show=show)
+        else:
+            evaluation = evaluate_model(model, pairs, size, threshold, surface_distances=surface_distances, show=show)
     if out is not None:
         write_evaluation(evaluation, out)
         header = ReportHeader(str(checkpoint), str(data), reason, size, threshold, augment)
@@ -93,11 +91,12 @@ def evaluate(
     return evaluation
 
 
-def named_folders(folders: Sequence[Path]) -> dict[str, Path]:
+def named_folders(folders: Sequence[Path], form: DataFormat = KVASIR_SEG) -> dict[str, Path]:
     """Return data folders by the name of their data set, which is that of the folder.
 
     Args:
         folders: data folders.
+        form: of their files.
 
     Raises:
         UserError: two folders have the same name, or one is no data folder, see ``find_pairs``.
@@ -113,49 +112,8 @@ def named_folders(folders: Sequence[Path]) -> dict[str, Path]:
         named[name] = folder
     for folder in folders:
         # Found here, a wrong folder does not stop the work after the folders before it were scored.
-        find_pairs(folder)
+        find_pairs(folder, form)
     return named
-
-
-def load_predictor(checkpoint: Path, device: Device, cuda_graphs: bool = True) -> tuple[nn.Module, int]:
-    """Load a network for RGB images and one class, for prediction: folded.
-
-    Args:
-        checkpoint: file of this package or of a published model.
-        device: ``"auto"`` takes CUDA where there is one.
-        cuda_graphs: on CUDA, capture it in a CUDA graph.
-
-    Returns:
-        Network in evaluation mode on the device, and the image size it was trained at (256 if unknown).
-
-    Raises:
-        UserError: the checkpoint cannot be read, or has other numbers of channels.
-    """
-    model, size = load_binary_model(checkpoint, device)
-    folded = fold(model)
-    return GraphedInference(folded) if cuda_graphs else folded, size
-
-
-def load_binary_model(checkpoint: Path, device: Device) -> tuple[FastResUNetPP, int]:
-    """Load a network for RGB images and one class.
-
-    Args:
-        checkpoint: file of this package or of the published model.
-        device: ``"auto"`` takes CUDA where there is one.
-
-    Returns:
-        Network in evaluation mode on the device, and the image size it was trained at (256 if unknown).
-
-    Raises:
-        UserError: the checkpoint cannot be read, or has other numbers of channels.
-    """
-    model, size = load_model(checkpoint)
-    if (model.in_channels, model.num_classes) != (3, 1):
-        raise UserError(
-            f"checkpoint {checkpoint} has in_channels={model.in_channels} and num_classes={model.num_classes}; "
-            "expected 3 (RGB) and 1 (polyp or not)."
-        )
-    return model.to(choose_device(device)), size or DEFAULT_SIZE
 
 
 def evaluate_model(
@@ -167,16 +125,16 @@ def evaluate_model(
     surface_distances: bool = False,
     show: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> Evaluation:
-    """Score a network on pairs.
+    """Score a network of one class on pairs.
 
     Args:
         model: network in evaluation mode, logits (N, 1, H, W) out.
-        pairs: image and mask files.
+        pairs: image and mask files, without classes.
         size: height and width for the network, in pixels.
         threshold: a pixel is foreground where its probability is above this.
         surface_distances: also measure how far the outlines of truth and prediction lie apart.
-        show: is given the image, uint8 tensor (3, H, W), and its true and predicted mask, bool tensors (H, W), of
-            each pair in turn.
+        show: is given the image, uint8 tensor (channels, H, W), and its true and predicted mask, uint8 tensors (H, W),
+            of each pair in turn.
 
     Returns:
         What was measured on each image, and its scores.
@@ -185,19 +143,77 @@ def evaluate_model(
         FloatingPointError: the network gives values that are not finite.
         UserError: a file cannot be read, or a mask is unclear or differs in size from its image.
     """
-    counts, histograms, distances = [], [], []
+    (evaluation,) = _measure(model, pairs, size, threshold, surface_distances=surface_distances, show=show)
+    return evaluation
+
+
+def evaluate_classes(
+    model: nn.Module,
+    pairs: Sequence[Pair],
+    size: int,
+    *,
+    surface_distances: bool = False,
+    show: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+) -> ClassesEvaluation:
+    """Score a network of several classes on pairs, each class against all others.
+
+    Args:
+        model: network in evaluation mode, logits (N, classes, H, W) out.
+        pairs: image and mask files, whose format says the classes.
+        size: as for ``evaluate_model``.
+        surface_distances: as for ``evaluate_model``.
+        show: as for ``evaluate_model``.
+
+    Returns:
+        What was measured on each image, and its scores.
+
+    Raises:
+        FloatingPointError: the network gives values that are not finite.
+        UserError: a file cannot be read, or a mask is unclear or differs in size from its image.
+    """
+    each = _measure(model, pairs, size, surface_distances=surface_distances, show=show)
+    return ClassesEvaluation(dict(zip(pairs[0].form.foreground_names, each, strict=True)))
+
+
+def _measure(
+    model: nn.Module,
+    pairs: Sequence[Pair],
+    size: int,
+    threshold: float = 0.5,
+    *,
+    surface_distances: bool,
+    show: Callable[[Tensor, Tensor, Tensor], None] | None,
+) -> list[Evaluation]:
+    """Return the scores of each class but the background."""
+    classes = len(pairs[0].form.foreground_names)
+    counts: list[Tensor] = []
+    histograms: list[list[ProbabilityHistogram]] = []
+    distances: list[Tensor] = []
     for pair in track(pairs, "Evaluating", len(pairs)):
         image, mask = pair.read()
-        probability = predict_probability(model, image, size)
-        prediction = probability > threshold
-        counts.append(confusion_counts(prediction[None], mask[None]))
-        histograms.append(probability_histogram(probability, mask))
+        probabilities = predict_probability(model, image, size)
+        prediction = decide(probabilities, threshold)
+        counts.append(class_counts(prediction[None], mask[None], classes))
+        numbers = range(1, classes + 1)
+        histograms.append(
+            [probability_histogram(probabilities[number - classes - 1], mask == number) for number in numbers]
+        )
         if surface_distances:
             # Needs scipy, which nothing else does.
             from fastresunet.training.surface_distances import measure_surface_distances  # noqa: PLC0415
 
-            distances.append(measure_surface_distances(prediction, mask))
+            outlines = [measure_surface_distances(prediction == number, mask == number) for number in numbers]
+            distances.append(torch.stack(outlines))
         if show is not None:
             show(image, mask, prediction)
     names = tuple(pair.name for pair in pairs)
-    return Evaluation(names, torch.cat(counts), join(histograms), torch.stack(distances) if distances else None)
+    return [
+        Evaluation(
+            names,
+            torch.cat(counts)[:, index],
+            join([each[index] for each in histograms]),
+            torch.stack(distances)[:, index] if distances else None,
+            one_of_several=classes > 1,
+        )
+        for index in range(classes)
+    ]

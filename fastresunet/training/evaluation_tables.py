@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from fastresunet.training.evaluation import Evaluation
+from fastresunet.training.evaluation import ScoredImages
 
 
-def score_table(evaluation: Evaluation, title: str) -> Table:
+def score_table(evaluation: ScoredImages, title: str) -> Table:
     """Return a table with a row a metric.
 
     Args:
@@ -28,14 +28,15 @@ def score_table(evaluation: Evaluation, title: str) -> Table:
     return table
 
 
-def joint_table(evaluations: Mapping[str, Evaluation]) -> Table:
-    """Return a table with a row a data set: the means over its images.
+def joint_table(evaluations: Mapping[str, ScoredImages], kind: str = "data set") -> Table:
+    """Return a table with a row a data set, or a class: the means over its images.
 
     Args:
-        evaluations: evaluation of each data set by its name.
+        evaluations: evaluation of each by its name.
+        kind: what they are.
     """
-    table = Table(title="Means over the images of each data set")
-    table.add_column("data set", overflow="fold")
+    table = Table(title=f"Means over the images of each {kind}")
+    table.add_column(kind, overflow="fold")
     for heading in ("images", "dice", "95 % interval", "iou", "recall", "precision"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, evaluation in evaluations.items():
@@ -45,7 +46,7 @@ def joint_table(evaluations: Mapping[str, Evaluation]) -> Table:
         low, high = dice.interval
         table.add_row(
             name,
-            f"{len(evaluation.names)}",
+            f"{dice.images}",
             f"{dice.mean:.3f}",
             f"{low:.3f} - {high:.3f}",
             *(f"{score.mean:.3f}" for score in (iou, recall, precision)),

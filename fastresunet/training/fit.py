@@ -20,13 +20,11 @@ from fastresunet.training.checkpoints import AtomicCheckpointIO, load_model, rea
 from fastresunet.training.console import say
 from fastresunet.training.data import Pair, find_pairs
 from fastresunet.training.errors import UserError
-from fastresunet.training.evaluate import load_predictor
 from fastresunet.training.files import check_writable
 from fastresunet.training.graphed_module import GraphedSegmentationModule
 from fastresunet.training.image_store import ImageStore
 from fastresunet.training.lightning_module import SegmentationModule
 from fastresunet.training.loaders import SegmentationData
-from fastresunet.training.metrics import best_constant_dice
 from fastresunet.training.pictures import CurvesPicture, TensorBoardImages, write_validation_sheet
 from fastresunet.training.progress import EpochProgress
 from fastresunet.training.recipe import (
@@ -38,6 +36,7 @@ from fastresunet.training.recipe import (
 )
 from fastresunet.training.run import Run, made_now, recorded_run
 from fastresunet.training.split import Names, recorded_pairs, split_pairs
+from fastresunet.training.trained_network import load_predictor
 
 LIGHTNING_PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 # These may change when a training goes on; they change where it ends, not what it has done.
@@ -154,9 +153,9 @@ def train(
     best, score = out / "best.ckpt", best_saver.best_model_score
     constant_dice = float("nan")
     if trainer.is_global_zero and best.exists():
-        model, _ = load_predictor(best, device, cuda_graphs=False)
-        evaluation = write_validation_sheet(out / "validation.png", model, val_pairs, recipe.size)
-        constant_dice = best_constant_dice(evaluation.counts)
+        trained = load_predictor(best, device, cuda_graphs=False)
+        evaluation = write_validation_sheet(out / "validation.png", trained.model, val_pairs, recipe.size)
+        constant_dice = evaluation.best_constant_dice
     best_score = float("nan") if score is None else float(score)
     return TrainingResult(best, last, out / "epochs.csv", best_score, constant_dice)
 
@@ -172,18 +171,25 @@ def _with_start(recipe: Recipe) -> tuple[Recipe, dict[str, Any] | None]:
     """Return the recipe with its filters, and the parameters to start from."""
     if recipe.checkpoint is None:
         return replace(recipe, filters=recipe.filters or PUBLISHED_FILTERS), None
-    model, _ = load_model(Path(recipe.checkpoint))
-    if (model.in_channels, model.num_classes) != (3, 1):
+    model, _, _ = load_model(Path(recipe.checkpoint))
+    if model.in_channels != recipe.in_channels:
         raise UserError(
-            f"checkpoint {recipe.checkpoint} has in_channels={model.in_channels} and num_classes={model.num_classes}; "
-            "expected 3 (RGB) and 1 (polyp or not)."
+            f"checkpoint {recipe.checkpoint} has in_channels={model.in_channels}, images are to be read with "
+            f"{recipe.in_channels}; give --in-channels {model.in_channels}: files of both kinds are read as either."
         )
     if recipe.filters not in (None, model.filters):
         raise UserError(
             f"checkpoint {recipe.checkpoint} has filters {' '.join(map(str, model.filters))}, "
             f"not {' '.join(map(str, recipe.filters or ()))}; leave out --filters to take its own."
         )
-    return replace(recipe, filters=model.filters), model.state_dict()
+    state = model.state_dict()
+    if model.num_classes != recipe.form.outputs:
+        say(
+            f"{recipe.checkpoint} has num_classes={model.num_classes}, not {recipe.form.outputs}: "
+            "the last layer starts anew."
+        )
+        state = {name: x for name, x in state.items() if not name.startswith("output.")}
+    return replace(recipe, filters=model.filters), state
 
 
 def _resumable(last: Path, recipe: Recipe) -> Run:
@@ -219,9 +225,9 @@ def _resumable(last: Path, recipe: Recipe) -> Run:
 
 def _pairs(data: Path, recipe: Recipe, names: Names | None, source: Path) -> tuple[list[Pair], list[Pair]]:
     if names is None:
-        return split_pairs(data, recipe.val_fraction)
-    pairs = recorded_pairs(data, names, source)
-    new = len(find_pairs(data)) - len(names.train) - len(names.val)
+        return split_pairs(data, recipe.val_fraction, recipe.form)
+    pairs = recorded_pairs(data, names, source, recipe.form)
+    new = len(find_pairs(data, recipe.form)) - len(names.train) - len(names.val)
     if new:
         say(f"{new} images of {data} are not among those of {source}, and not used.")
     return pairs
@@ -247,7 +253,7 @@ def _callbacks(
         LearningRateMonitor("step"),
         EpochTable(out / "epochs.csv"),
         CurvesPicture(out / "epochs.csv", out / "curves.png"),
-        TensorBoardImages(),
+        TensorBoardImages(recipe.form),
         best_saver,
         last_saver,
         EpochProgress(),

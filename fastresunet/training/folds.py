@@ -68,7 +68,7 @@ def train_folds(
     """
     recipe = recipe or Recipe()
     rows: list[dict[str, Any]] = []
-    for number, names in enumerate(split_folds(data, folds), start=1):
+    for number, names in enumerate(split_folds(data, folds, recipe.form), start=1):
         folder = out / f"fold-{number}"
         score = _finished_score(folder, recipe) if resume else None
         if score is None:

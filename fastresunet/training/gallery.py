@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 from typing import NamedTuple
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastresunet.training.overlay import TRUTH_COLOUR, draw_overlay
+from fastresunet.training.data_format import KVASIR_SEG, DataFormat
+from fastresunet.training.overlay import draw_overlay, mask_colours
 
 # JPEGs of this many pixels take about 10 KB each.
 LONGER_SIDE = 320
@@ -31,22 +33,29 @@ class Thumbnails(NamedTuple):
 
 
 class Gallery:
-    """Thumbnails of the images of an evaluation, in its order."""
+    """Thumbnails of the images of an evaluation, in its order.
 
-    def __init__(self) -> None:
+    Args:
+        form: of its masks.
+    """
+
+    def __init__(self, form: DataFormat = KVASIR_SEG) -> None:
+        self.form = form
         self.thumbnails: list[Thumbnails] = []
 
     def add(self, image: Tensor, truth: Tensor, prediction: Tensor) -> None:
         """Draw an image and keep the pictures.
 
         Args:
-            image: uint8 tensor (3, H, W).
-            truth: bool tensor (H, W).
-            prediction: bool tensor (H, W).
+            image: uint8 tensor (channels, H, W).
+            truth: class of each pixel, uint8 tensor (H, W).
+            prediction: class of each pixel, uint8 tensor (H, W).
         """
-        small = shrink(image.float()).round().clamp(0, 255)
-        small_truth, small_prediction = (shrink(mask[None].float())[0] > 0.5 for mask in (truth, prediction))
-        pictures = small, draw_overlay(small, small_truth, TRUTH_COLOUR), draw_overlay(small, small_prediction)
+        small = shrink(image.float()).round().clamp(0, 255).expand(3, -1, -1)
+        classes = torch.arange(len(self.form.foreground_names) + 1)[:, None, None]
+        masks = [shrink((mask == classes).float()).argmax(0).byte() for mask in (truth, prediction)]
+        colours = mask_colours(self.form, truth=True), mask_colours(self.form)
+        pictures = small, *(draw_overlay(small, *mask) for mask in zip(masks, colours, strict=True))
         self.thumbnails.append(Thumbnails(*map(_jpeg, pictures)))
 
 

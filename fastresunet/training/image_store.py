@@ -15,12 +15,12 @@ from torch import Tensor
 
 from fastresunet.training.console import say
 from fastresunet.training.data import Pair
+from fastresunet.training.data_format import DataFormat
 from fastresunet.training.errors import UserError
 from fastresunet.training.files import check_writable
 from fastresunet.training.progress import track
 from fastresunet.training.transforms import resize_image, resize_mask
 
-PLANES = 4  # red, green, blue, mask
 MOST_BYTES_IN_MEMORY = 4 << 30
 NAMED_PROBLEMS = 5
 # States of a pair; in a file they say which of its rows are written.
@@ -34,7 +34,7 @@ class ImageStore:
     cache is decoded every time.
 
     Args:
-        pairs: image and mask files.
+        pairs: image and mask files, at least one, all of one format.
         size: height and width in pixels.
         cache: folder for a file that holds the pairs at this size, for this and for later trainings; None keeps them in
             memory if they take at most ``MOST_BYTES_IN_MEMORY`` and half of it.
@@ -46,8 +46,9 @@ class ImageStore:
 
     def __init__(self, pairs: Sequence[Pair], size: int, cache: Path | None = None, skip_damaged: bool = False) -> None:
         self.pairs, self.size, self._skip_damaged = pairs, size, skip_damaged
+        self._planes = pairs[0].form.channels + 1  # the last one is the mask
         self._positions = {pair.name: position for position, pair in enumerate(pairs)}
-        row = PLANES * size * size
+        row = self._planes * size * size
         self.fits_memory = len(pairs) * row <= min(MOST_BYTES_IN_MEMORY, _memory() // 2)
         self._rows: NDArray[np.uint8] | None = None
         self._states: NDArray[np.uint8] = np.zeros(len(pairs), np.uint8)
@@ -100,8 +101,7 @@ class ImageStore:
             raise UserError(f"none of the {len(self.pairs)} pairs can be used; the first is {self.pairs[0].image}.")
         if not (self._states == _WITH_FOREGROUND).any():
             raise UserError(
-                f"all {len(usable)} masks are empty (the first: {usable[0].mask}). "
-                "Save masks as 8-bit grey, 0 for background and 255 for polyp."
+                f"all {len(usable)} masks are empty (the first: {usable[0].mask}). {_expected(usable[0].form)}"
             )
 
     def usable(self, pairs: Iterable[Pair]) -> list[Pair]:
@@ -116,7 +116,7 @@ class ImageStore:
                 batches keep their size.
 
         Returns:
-            Images, uint8 (N, 3, size, size), and masks, bool (N, 1, size, size).
+            Images, uint8 (N, channels, size, size), and classes of their pixels, uint8 (N, 1, size, size).
 
         Raises:
             UserError: a pair cannot be used and is not to be left out, or none of them can.
@@ -133,8 +133,8 @@ class ImageStore:
         if not good:
             raise UserError(f"none of {len(pairs)} pairs of a batch can be used; the first is {pairs[0].image}.")
         chosen = [row if row is not None else good[i % len(good)] for i, row in enumerate(rows)]
-        planes = torch.from_numpy(np.stack(chosen)).view(-1, PLANES, self.size, self.size)
-        return planes[:, :3], planes[:, 3:].bool()
+        planes = torch.from_numpy(np.stack(chosen)).view(-1, self._planes, self.size, self.size)
+        return planes[:, :-1], planes[:, -1:]
 
     def _row(self, position: int) -> NDArray[np.uint8]:
         """Return the planes of a pair, flat, decoding it if need be."""
@@ -149,7 +149,7 @@ class ImageStore:
                 say(f"Left out: {error}")
             raise
         mask = resize_mask(mask, self.size)
-        row = torch.cat([resize_image(image, self.size), mask[None].to(torch.uint8)]).flatten().numpy()
+        row = torch.cat([resize_image(image, self.size), mask[None]]).flatten().numpy()
         if self._rows is not None:
             self._rows[position] = row
         # After its row, so that another thread, or a later training, finds whole rows only.
@@ -160,7 +160,7 @@ class ImageStore:
 def _map_file(folder: Path, pairs: Sequence[Pair], size: int, length: int) -> NDArray[np.uint8]:
     """Return a file's content as an array that writes through; a file of zeros if there was none."""
     check_writable(folder)
-    digest = hashlib.sha256(f"{size}".encode())
+    digest = hashlib.sha256(f"{size} {pairs[0].form}".encode())
     for pair in pairs:
         # A file that has changed is another file.
         for path in (pair.image, pair.mask):
@@ -175,6 +175,14 @@ def _map_file(folder: Path, pairs: Sequence[Pair], size: int, length: int) -> ND
         return np.memmap(path, np.uint8, "r+")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}. Choose another --cache.") from error
+
+
+def _expected(form: DataFormat) -> str:
+    if form.classes:
+        return f"Expected pixels of other classes than {form.classes[0]}."
+    if form.foreground:
+        return f"Expected pixels of the grey levels {', '.join(map(str, form.foreground))}."
+    return "Save masks as 8-bit grey, 0 for background and 255 for polyp."
 
 
 def _memory() -> int:

@@ -53,16 +53,52 @@ def diverged_checkpoint_named(checkpoint: Path) -> Iterator[None]:
         ) from error
 
 
-def predict_probability(model: nn.Module, image: Tensor, size: int) -> Tensor:
-    """Predict the probability of foreground for each pixel of an image; ``predict_probabilities`` says how.
+def to_probabilities(logits: Tensor) -> Tensor:
+    """Return probabilities of logits: by sigmoid of one channel, and by softmax over several.
 
     Args:
-        model: network in evaluation mode, logits (N, 1, H, W) out.
-        image: uint8 tensor (3, H, W) on the CPU.
+        logits: floating tensor (N, K, ...).
+    """
+    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+
+
+def class_numbers(logits: Tensor) -> Tensor:
+    """Return the likeliest class of each pixel; 0 is the background.
+
+    Args:
+        logits: tensor (N, K, H, W), of the foreground alone or of all classes.
+
+    Returns:
+        uint8 tensor (N, H, W).
+    """
+    return (logits[:, 0] > 0).to(torch.uint8) if logits.shape[1] == 1 else logits.argmax(1).to(torch.uint8)
+
+
+def decide(probabilities: Tensor, threshold: float) -> Tensor:
+    """Return the class of each pixel of an image; 0 is the background.
+
+    Args:
+        probabilities: float tensor (K, H, W), of the foreground alone or of all classes.
+        threshold: a pixel is foreground where its probability is above this. Of several classes the likeliest is taken.
+
+    Returns:
+        uint8 tensor (H, W).
+    """
+    if len(probabilities) == 1:
+        return (probabilities[0] > threshold).to(torch.uint8)
+    return probabilities.argmax(0).to(torch.uint8)
+
+
+def predict_probability(model: nn.Module, image: Tensor, size: int) -> Tensor:
+    """Predict the probability of each class for each pixel of an image; ``predict_probabilities`` says how.
+
+    Args:
+        model: network in evaluation mode, logits (N, K, H, W) out.
+        image: uint8 tensor (channels, H, W) on the CPU.
         size: height and width for the network, in pixels.
 
     Returns:
-        float32 tensor (H, W) in 0..1 on the CPU.
+        float32 tensor (K, H, W) in 0..1 on the CPU.
 
     Raises:
         FloatingPointError: the network gives values that are not finite.
@@ -72,17 +108,17 @@ def predict_probability(model: nn.Module, image: Tensor, size: int) -> Tensor:
 
 @torch.inference_mode()
 def predict_probabilities(model: nn.Module, images: Sequence[Tensor], size: int) -> list[Tensor]:
-    """Predict the probability of foreground for each pixel of several images, in one batch.
+    """Predict the probability of each class for each pixel of several images, in one batch.
 
-    Images are stretched to ``size``, as in training; the logits are stretched back before the sigmoid.
+    Images are stretched to ``size``, as in training; the logits are stretched back before they become probabilities.
 
     Args:
-        model: network in evaluation mode, logits (N, 1, H, W) out.
-        images: uint8 tensors (3, H, W) on the CPU, each of its own size.
+        model: network in evaluation mode, logits (N, K, H, W) out.
+        images: uint8 tensors (channels, H, W) on the CPU, each of its own size.
         size: height and width for the network, in pixels.
 
     Returns:
-        float32 tensors (H, W) in 0..1 on the CPU, in the order of the images.
+        float32 tensors (K, H, W) in 0..1 on the CPU, in the order of the images.
 
     Raises:
         FloatingPointError: the network gives values that are not finite.
@@ -91,7 +127,7 @@ def predict_probabilities(model: nn.Module, images: Sequence[Tensor], size: int)
     inputs = torch.stack([to_network_input(resize_image(image, size)) for image in images]).to(device)
     logits = check_finite(model(inputs).float())
     return [
-        F.interpolate(logits[i : i + 1], image.shape[1:], mode="bilinear")[0, 0].sigmoid().cpu()
+        to_probabilities(F.interpolate(logits[i : i + 1], image.shape[1:], mode="bilinear"))[0].cpu()
         for i, image in enumerate(images)
     ]
 

@@ -12,8 +12,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from fastresunet.model import FastResUNetPP
+from fastresunet.training.inference import class_numbers
 from fastresunet.training.loss_choices import choose_loss
-from fastresunet.training.metrics import ImageCounts, image_means
+from fastresunet.training.metrics import ImageCounts, mean_over_classes
 from fastresunet.training.recipe import Recipe
 from fastresunet.training.run import Run
 
@@ -25,7 +26,7 @@ class SegmentationModule(LightningModule):
 
     Args:
         run: recipe, and what else the checkpoint keeps; the recipe names the filters.
-        state: parameters to start from; None draws them.
+        state: parameters to start from; those that are missing, or all without it, are drawn.
         compile_model: compile the network with ``torch.compile``.
     """
 
@@ -35,16 +36,17 @@ class SegmentationModule(LightningModule):
         self.save_hyperparameters(run.to_hyper_parameters())
         self.recipe = run.recipe
         assert run.recipe.filters is not None
-        self.model = FastResUNetPP(filters=run.recipe.filters)
+        form = run.recipe.form
+        self.model = FastResUNetPP(form.channels, form.outputs, run.recipe.filters)
         if state is not None:
-            self.model.load_state_dict(state)
+            self.model.load_state_dict(self.model.state_dict() | state)
         if compile_model:
             self.model.compile()
-        self.loss = choose_loss(run.recipe.loss)
-        self.image_counts = ImageCounts()
+        self.loss = choose_loss(run.recipe.loss, form.outputs)
+        self.image_counts = ImageCounts(len(form.foreground_names))
 
     def training_step(self, batch: Batch) -> Tensor:
-        """Return the loss of a batch of images (N, 3, H, W) and masks (N, 1, H, W)."""
+        """Return the loss of a batch of images (N, channels, H, W) and masks (N, 1, H, W)."""
         images, masks = batch
         loss = self.training_loss(images, masks)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
@@ -55,7 +57,7 @@ class SegmentationModule(LightningModule):
         return self.loss(self.model(images), masks)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Return the network's logits (N, 1, H, W) for validation."""
+        """Return the network's logits (N, outputs, H, W) for validation."""
         logits: Tensor = self.model(images)
         return logits
 
@@ -65,13 +67,13 @@ class SegmentationModule(LightningModule):
         logits = self.logits(images)
         loss = self.loss(logits, masks)
         self.log("val_loss", loss, batch_size=len(images), sync_dist=True)
-        self.image_counts.update(logits[:, 0] > 0, masks[:, 0] > 0)
+        self.image_counts.update(class_numbers(logits), masks[:, 0])
         return logits
 
     def on_validation_epoch_end(self) -> None:
-        """Log the per-image means of Dice and IoU."""
-        means = image_means(self.image_counts.compute())
-        self.log_dict({"val_dice": means["dice"], "val_iou": means["iou"]})
+        """Log the means of Dice and IoU over images, and of each over its classes."""
+        means = mean_over_classes(self.image_counts.compute())
+        self.log_dict({f"val_{name}": means[name].mean().item() for name in ("dice", "iou")})
         self.image_counts.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

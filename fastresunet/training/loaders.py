@@ -34,19 +34,21 @@ class StoredBatch(NamedTuple):
     """A batch as it lies in the store.
 
     Attributes:
-        images: uint8 (N, 3, size, size).
-        masks: bool (N, 1, size, size).
+        images: uint8 (N, channels, size, size).
+        masks: class of each pixel, uint8 (N, 1, size, size).
         draws: random numbers for the augmentation, float32 (N, ``DRAWS``).
         noise_seed: of the pixels' noise.
+        classes: of the masks, with the background.
     """
 
     images: Tensor
     masks: Tensor
     draws: Tensor
     noise_seed: int
+    classes: int = 2
 
     def prepare(self, augmentation: Augmentation | None) -> tuple[Tensor, Tensor]:
-        """Return what the network takes: float32 images (N, 3, size, size) in 0..1 and masks (N, 1, size, size).
+        """Return what the network takes: float32 images (N, channels, size, size) in 0..1, masks (N, 1, size, size).
 
         Args:
             augmentation: how far images are changed, on the device where the batch is; None leaves them.
@@ -54,7 +56,7 @@ class StoredBatch(NamedTuple):
         if augmentation is None:
             return to_network_input(self.images), self.masks.float()
         noise = torch.Generator(self.images.device).manual_seed(self.noise_seed)
-        return augment(self.images, self.masks, self.draws, augmentation, noise)
+        return augment(self.images, self.masks, self.draws, augmentation, noise, self.classes)
 
 
 class SeededSampler(DistributedSampler[Key]):
@@ -125,7 +127,7 @@ class BatchLoader:
         if torch.cuda.is_available():
             # Copied to the GPU while the host goes on.
             tensors = images.pin_memory(), masks.pin_memory(), tensors[2].pin_memory()
-        return StoredBatch(*tensors, noise_seed)
+        return StoredBatch(*tensors, noise_seed, max(2, self.pairs[0].form.outputs))
 
 
 class SegmentationData(LightningDataModule):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -27,21 +29,41 @@ def confusion_counts(prediction: Tensor, target: Tensor) -> Tensor:
     return torch.stack([tp, fp, tn, fn], dim=1)
 
 
+def class_counts(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
+    """Count pixels of each class but the background against all others, for each image.
+
+    Args:
+        prediction: predicted class of each pixel, integer tensor (N, H, W); 0 is the background.
+        target: true class of each pixel, of the same shape.
+        classes: number of classes without the background.
+
+    Returns:
+        int64 tensor (N, classes, 4) in the order of ``COUNTS``.
+    """
+    counts = [confusion_counts(prediction == number, target == number) for number in range(1, classes + 1)]
+    return torch.stack(counts, dim=1)
+
+
 class ImageCounts(Metric):
-    """Confusion counts of every image seen since the last reset, gathered from all training processes."""
+    """Confusion counts of every image seen since the last reset, gathered from all training processes.
+
+    Args:
+        classes: number of classes without the background.
+    """
 
     counts: list[Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 1) -> None:
         super().__init__()
+        self.classes = classes
         self.add_state("counts", default=[], dist_reduce_fx="cat")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Add images; arguments as for ``confusion_counts``."""
-        self.counts.append(confusion_counts(prediction, target))
+        """Add images; arguments as for ``class_counts``."""
+        self.counts.append(class_counts(prediction, target, self.classes))
 
     def compute(self) -> Tensor:
-        """Return the counts, int64 tensor (images, 4)."""
+        """Return the counts, int64 tensor (images, classes, 4)."""
         return dim_zero_cat(self.counts)
 
 
@@ -86,6 +108,34 @@ def image_means(counts: Tensor) -> dict[str, float]:
     return {name: values.mean().item() for name, values in scores(counts).items()}
 
 
+def occurs(counts: Tensor) -> Tensor:
+    """Return where foreground is true or predicted.
+
+    Args:
+        counts: tensor (..., 4) in the order of ``COUNTS``.
+
+    Returns:
+        bool tensor (...).
+    """
+    tp, fp, _, fn = counts.unbind(-1)
+    return (tp + fp + fn) > 0
+
+
+def mean_over_classes(counts: Tensor) -> dict[str, Tensor]:
+    """Average each metric of each image over the classes that occur in its truth or prediction.
+
+    Args:
+        counts: tensor (N, classes, 4) in the order of ``COUNTS``.
+
+    Returns:
+        float64 tensor (N,) for each name in ``METRICS``; 1 for an image in which none occurs.
+    """
+    absent = ~occurs(counts)
+    return {
+        name: values.masked_fill(absent, math.nan).nanmean(1).nan_to_num(1.0) for name, values in scores(counts).items()
+    }
+
+
 def dataset_scores(counts: Tensor) -> dict[str, float]:
     """Compute each metric once, from the counts summed over all images (each pixel weighs the same).
 
@@ -99,13 +149,18 @@ def dataset_scores(counts: Tensor) -> dict[str, float]:
 
 
 def best_constant_dice(counts: Tensor) -> float:
-    """Return the mean Dice of the better constant prediction: everything foreground, or everything background.
+    """Return the mean Dice of the best constant prediction, in which all pixels are of one class.
 
     Args:
-        counts: tensor (N, 4) in the order of ``COUNTS``, from any prediction; only the true classes matter.
+        counts: tensor (N, classes, 4) in the order of ``COUNTS``, from any prediction; only the true classes matter.
     """
     tp, fp, tn, fn = counts.unbind(-1)
-    foreground, background, none = tp + fn, fp + tn, torch.zeros_like(tp)
-    everything = torch.stack([foreground, background, none, none], dim=-1)
-    nothing = torch.stack([none, none, background, foreground], dim=-1)
-    return max(image_means(everything)["dice"], image_means(nothing)["dice"])
+    present, absent, none = tp + fn, fp + tn, torch.zeros_like(tp)
+    everywhere = torch.stack([present, absent, none, none], dim=-1)
+    nowhere = torch.stack([none, none, absent, present], dim=-1)
+    # Every class is nowhere: all is background.
+    predictions = [nowhere]
+    for number in range(counts.shape[1]):
+        predictions.append(nowhere.clone())
+        predictions[-1][:, number] = everywhere[:, number]
+    return max(mean_over_classes(prediction)["dice"].mean().item() for prediction in predictions)

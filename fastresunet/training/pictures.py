@@ -14,15 +14,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 from fastresunet.training.data import Pair
-from fastresunet.training.evaluate import evaluate_model
-from fastresunet.training.evaluation import Evaluation
+from fastresunet.training.data_format import DataFormat
+from fastresunet.training.evaluate import evaluate_classes, evaluate_model
+from fastresunet.training.evaluation import ScoredImages
 from fastresunet.training.files import write_atomically
-from fastresunet.training.inference import predict_probability
-from fastresunet.training.metrics import scores
-from fastresunet.training.overlay import TRUTH_COLOUR, draw_overlay, write_sheet
+from fastresunet.training.inference import class_numbers, decide, predict_probability
+from fastresunet.training.overlay import SheetRow, draw_overlay, mask_colours, write_sheet
 
 SECONDS_BETWEEN = 30.0
 SHOWN_IMAGES = 4
@@ -64,9 +64,14 @@ class CurvesPicture(Callback):
 
 
 class TensorBoardImages(Callback):
-    """Show TensorBoard the first validation images with their true and predicted masks, now and then."""
+    """Show TensorBoard the first validation images with their true and predicted masks, now and then.
 
-    def __init__(self) -> None:
+    Args:
+        form: of the masks.
+    """
+
+    def __init__(self, form: DataFormat) -> None:
+        self.form = form
         self.shown_at = -SECONDS_BETWEEN
 
     def on_validation_batch_end(
@@ -83,11 +88,11 @@ class TensorBoardImages(Callback):
             return
         self.shown_at = time.monotonic()
         images, masks = (x[:SHOWN_IMAGES].cpu() for x in batch)
+        truth, prediction = masks[:, 0].to(torch.uint8), class_numbers(outputs[:SHOWN_IMAGES].float().cpu())
+        colours = [mask_colours(self.form, truth=True), mask_colours(self.form)]
         pictures = [
-            torch.cat([draw_overlay(image, mask, TRUTH_COLOUR), draw_overlay(image, logits > 0)], dim=2)
-            for image, mask, logits in zip(
-                (images * 255).to(torch.uint8), masks[:, 0] > 0, outputs[:SHOWN_IMAGES, 0].float().cpu(), strict=True
-            )
+            torch.cat([draw_overlay(image, *mask) for mask in zip(both, colours, strict=True)], dim=2)
+            for image, *both in zip((images * 255).to(torch.uint8), truth, prediction, strict=True)
         ]
         assert isinstance(trainer.logger, TensorBoardLogger)
         trainer.logger.experiment.add_image(
@@ -140,13 +145,13 @@ def write_curves(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     write_atomically(path, encoded.getvalue())
 
 
-def write_validation_sheet(path: Path, model: nn.Module, pairs: Sequence[Pair], size: int) -> Evaluation:
+def write_validation_sheet(path: Path, model: nn.Module, pairs: Sequence[Pair], size: int) -> ScoredImages:
     """Write a picture of the best, the middle and the worst predictions.
 
     Args:
         path: PNG file to write.
-        model: network in evaluation mode, logits (N, 1, H, W) out.
-        pairs: validation pairs; of many, the first ``MOST_SCORED`` are looked at.
+        model: network in evaluation mode, logits (N, K, H, W) out.
+        pairs: validation pairs, at least one; of many, the first ``MOST_SCORED`` are looked at.
         size: height and width for the network, in pixels.
 
     Returns:
@@ -155,9 +160,9 @@ def write_validation_sheet(path: Path, model: nn.Module, pairs: Sequence[Pair], 
     Raises:
         UserError: a file cannot be read or written.
     """
-    pairs = pairs[:MOST_SCORED]
-    evaluation = evaluate_model(model, pairs, size)
-    dice = scores(evaluation.counts)["dice"]
+    pairs, form = pairs[:MOST_SCORED], pairs[0].form
+    evaluation = evaluate_classes(model, pairs, size) if form.classes else evaluate_model(model, pairs, size)
+    dice = evaluation.image_scores["dice"]
     order = dice.argsort(descending=True).tolist()
     middle = len(order) // 2
     places = [("best", 0), ("best", 1), ("median", middle), ("worst", len(order) - 2), ("worst", len(order) - 1)]
@@ -165,11 +170,22 @@ def write_validation_sheet(path: Path, model: nn.Module, pairs: Sequence[Pair], 
     for kind, place in places:
         if 0 <= place < len(order):
             chosen.setdefault(order[place], kind)
-    rows = [(*_shown(model, pairs[index], size), f"{kind}: Dice {dice[index]:.3f}") for index, kind in chosen.items()]
-    write_sheet(path, rows, f"Validation images, mean Dice {dice.mean().item():.3f}")
+    rows = [sheet_row(model, pairs[index], size, f"{kind}: Dice {dice[index]:.3f}") for index, kind in chosen.items()]
+    write_sheet(path, rows, f"Validation images, mean Dice {dice.mean().item():.3f}", form)
     return evaluation
 
 
-def _shown(model: nn.Module, pair: Pair, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def sheet_row(model: nn.Module, pair: Pair, size: int, caption: str) -> SheetRow:
+    """Return an image with its true and its predicted mask.
+
+    Args:
+        model: network in evaluation mode, logits (N, K, H, W) out.
+        pair: image and mask files.
+        size: height and width for the network, in pixels.
+        caption: text below.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
     image, truth = pair.read()
-    return image, truth, predict_probability(model, image, size) > 0.5
+    return SheetRow(image, truth, decide(predict_probability(model, image, size), 0.5), caption)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from fastresunet.training.console import say
 from fastresunet.training.errors import UnreadableFileError, UserError
-from fastresunet.training.images import read_mask
 from fastresunet.training.inference import diverged_checkpoint_named
+from fastresunet.training.masks import read_mask, written_form
 from fastresunet.training.predict_images import predict_images
 from fastresunet.training.prediction_inputs import find_inputs
 from fastresunet.training.prediction_table import PredictionTable
@@ -36,8 +36,9 @@ def predict(
 ) -> Predicted:
     """Write the mask of every image, and every video with its masks drawn on it.
 
-    ``out`` receives ``masks/NAME.png`` (0 and 255) of the original size, ``predictions.csv`` with a row an image, on
-    request ``overlays`` and ``probabilities``; of videos ``videos/NAME.mp4`` and ``videos/NAME.csv``, a row a frame.
+    ``out`` receives ``masks/NAME.png`` of the original size, 0 and 255, or of several classes as ``write_mask`` writes
+    them; ``predictions.csv`` with a row an image and class, on request ``overlays`` and ``probabilities``; of videos
+    ``videos/NAME.mp4`` and ``videos/NAME.csv``, a row a frame and class.
 
     Args:
         checkpoint: file of this package or of the published model.
@@ -75,10 +76,10 @@ def predict(
 
     written = Predicted([], [])
     with diverged_checkpoint_named(checkpoint):
-        with PredictionTable(out / "predictions.csv", keep=options.skip_existing) as table:
+        with PredictionTable(out / "predictions.csv", predictor.form, keep=options.skip_existing) as table:
             for name, mask in existing.items():
                 if name not in table:
-                    table.add(name, read_mask(mask), None)
+                    table.add(name, read_mask(mask, written_form(predictor.form)), None)
             written.masks.extend(predict_images(predictor, images, out, options, table, leave_out))
         for name, path in videos.items():
             assert predict_video is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -9,9 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastresunet.training.data_format import DataFormat
 from fastresunet.training.errors import UnreadableFileError
 from fastresunet.training.images import read_image, write_png
-from fastresunet.training.overlay import draw_overlay
+from fastresunet.training.inference import decide
+from fastresunet.training.masks import write_mask
+from fastresunet.training.overlay import draw_overlay, mask_colours
 from fastresunet.training.prediction_table import PredictionTable
 from fastresunet.training.predictor import PredictionOptions, Predictor
 from fastresunet.training.progress import track
@@ -45,25 +49,36 @@ def predict_images(
         FloatingPointError: the network gives values that are not finite.
         UserError: a file cannot be written.
     """
-    masks = []
-    predicted = predictor.predict(_readable(images, 2 * predictor.images_at_once, leave_out))
+    masks, form = [], predictor.form
+    predicted = predictor.predict(_readable(images, form.channels, 2 * predictor.images_at_once, leave_out))
     with closing(predicted):
-        for name, image, probability in track(predicted, "Predicting", len(images)):
-            mask = probability > options.threshold
+        for name, image, probabilities in track(predicted, "Predicting", len(images)):
+            mask = decide(probabilities, options.threshold)
             if options.overlays:
-                write_png(out / "overlays" / f"{name}.png", draw_overlay(image, mask))
+                write_png(out / "overlays" / f"{name}.png", draw_overlay(image, mask, mask_colours(form)))
             if options.probabilities:
-                write_png(out / "probabilities" / f"{name}.png", (probability * 65535).round().to(torch.uint16))
+                for file, probability in zip(_probability_files(name, form), probabilities, strict=True):
+                    write_png(out / "probabilities" / file, (probability * 65535).round().to(torch.uint16))
             masks.append(out / "masks" / f"{name}.png")
-            write_png(masks[-1], mask.to(torch.uint8) * 255)
-            table.add(name, mask, probability)
+            write_mask(masks[-1], mask, form)
+            table.add(name, mask, probabilities)
     return masks
 
 
-def _readable(images: Mapping[str, Path], ahead: int, leave_out: LeaveOut) -> Iterator[tuple[str, Tensor]]:
+def _probability_files(name: str, form: DataFormat) -> list[str]:
+    if not form.classes:
+        return [f"{name}.png"]
+    # Names of classes may hold what names of files may not.
+    classes = (re.sub(r"[^\w-]+", "-", each.name) for each in form.classes)
+    return [f"{name}.{each}.png" for each in classes]
+
+
+def _readable(
+    images: Mapping[str, Path], channels: int, ahead: int, leave_out: LeaveOut
+) -> Iterator[tuple[str, Tensor]]:
     def read(path: Path) -> Tensor | UnreadableFileError:
         try:
-            return read_image(path)
+            return read_image(path, channels)
         except UnreadableFileError as error:
             return error
 

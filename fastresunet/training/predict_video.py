@@ -10,15 +10,17 @@ from torch import Tensor
 
 from fastresunet.files import unfinished
 from fastresunet.training.files import writing_problems_named
-from fastresunet.training.measurements import MEASUREMENTS, measure
-from fastresunet.training.overlay import draw_overlay
+from fastresunet.training.images import to_grey
+from fastresunet.training.inference import decide
+from fastresunet.training.measurements import measure, measured_columns
+from fastresunet.training.overlay import draw_overlay, mask_colours
 from fastresunet.training.predictor import Predictor
 from fastresunet.training.progress import track
 from fastresunet.training.video import Frame, VideoWriter, open_video
 
 
 def predict_video(predictor: Predictor, path: Path, result: Path, threshold: float) -> Path:
-    """Write a video with its masks drawn on it, and a table with a row a frame; both completely or not at all.
+    """Write a video with its masks drawn on it, and a table with a row a frame and class: both whole, or neither.
 
     Frames are read, computed and written in batches: the length of the video does not matter to the memory.
 
@@ -36,6 +38,7 @@ def predict_video(predictor: Predictor, path: Path, result: Path, threshold: flo
         UnreadableFileError: the video cannot be read.
         UserError: a file cannot be written.
     """
+    form = predictor.form
     table, overlay = (result.with_name(result.name + suffix) for suffix in (".csv", ".mp4"))
     with (
         open_video(path) as video,
@@ -47,15 +50,16 @@ def predict_video(predictor: Predictor, path: Path, result: Path, threshold: flo
         VideoWriter(unfinished_overlay, video.rate) as writer,
     ):
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["frame", "seconds", *MEASUREMENTS])
-        predicted = predictor.predict(_with_keys(video.frames))
-        for frame, image, probability in track(predicted, f"Predicting {path.name}", video.count):
-            mask = probability > threshold
-            rows.writerow([frame.number, f"{frame.seconds:.3f}", *measure(mask, probability)])
-            writer.write(draw_overlay(image, mask))
+        rows.writerow(["frame", "seconds", *measured_columns(form)])
+        predicted = predictor.predict(_with_keys(video.frames, form.channels))
+        for frame, image, probabilities in track(predicted, f"Predicting {path.name}", video.count):
+            mask = decide(probabilities, threshold)
+            time = [frame.number, f"{frame.seconds:.3f}"]
+            rows.writerows([*time, *row] for row in measure(mask, probabilities, form))
+            writer.write(draw_overlay(image, mask, mask_colours(form)))
     return overlay
 
 
-def _with_keys(frames: Iterable[Frame]) -> Iterator[tuple[Frame, Tensor]]:
+def _with_keys(frames: Iterable[Frame], channels: int) -> Iterator[tuple[Frame, Tensor]]:
     for frame in frames:
-        yield frame, frame.image
+        yield frame, frame.image if channels == 3 else to_grey(frame.image)

@@ -1,20 +1,21 @@
-"""``predictions.csv``: a row an image, on disk while the prediction goes on."""
+"""``predictions.csv``: a row an image, or an image and class, on disk while the prediction goes on."""
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 
 from torch import Tensor
 
+from fastresunet.training.data_format import KVASIR_SEG, DataFormat
 from fastresunet.training.errors import UserError
 from fastresunet.training.files import write_csv
-from fastresunet.training.measurements import MEASUREMENTS, measure
+from fastresunet.training.measurements import measure, measured_columns
 
-COLUMNS = ("image", "height", "width", *MEASUREMENTS)
 # The file is written anew when it has grown by this share: not for every row, which thousands of images would feel.
 GROWTH = 0.1
 
@@ -24,32 +25,35 @@ class PredictionTable:
 
     Args:
         path: CSV file to write.
+        form: of the masks.
         keep: begin with the rows that are in the file, if there is one.
 
     Raises:
         UserError: the file cannot be read.
     """
 
-    def __init__(self, path: Path, keep: bool = False) -> None:
-        self.path = path
-        self.rows = _read(path) if keep and path.exists() else {}
+    def __init__(self, path: Path, form: DataFormat = KVASIR_SEG, keep: bool = False) -> None:
+        self.path, self.form = path, form
+        self.columns = ("image", "height", "width", *measured_columns(form))
+        self.rows = _read(path, self.columns) if keep and path.exists() else {}
         self._unwritten = 0
 
     def __contains__(self, name: str) -> bool:
         return name in self.rows
 
-    def add(self, name: str, mask: Tensor, probability: Tensor | None) -> None:
-        """Add an image, or replace its row.
+    def add(self, name: str, mask: Tensor, probabilities: Tensor | None) -> None:
+        """Add an image, or replace its rows.
 
         Args:
             name: of the image.
-            mask: bool tensor (H, W).
-            probability: float tensor (H, W); None if not known.
+            mask: class of each pixel, uint8 tensor (H, W).
+            probabilities: float tensor (K, H, W); None if not known.
 
         Raises:
             UserError: the file cannot be written.
         """
-        self.rows[name] = [name, *map(str, mask.shape), *measure(mask, probability)]
+        size = [*map(str, mask.shape)]
+        self.rows[name] = [[name, *size, *row] for row in measure(mask, probabilities, self.form)]
         self._unwritten += 1
         if self._unwritten > GROWTH * len(self.rows):
             self._write()
@@ -66,18 +70,21 @@ class PredictionTable:
                 self._write()
 
     def _write(self) -> None:
-        write_csv(self.path, COLUMNS, self.rows.values())
+        write_csv(self.path, self.columns, itertools.chain.from_iterable(self.rows.values()))
         self._unwritten = 0
 
 
-def _read(path: Path) -> dict[str, list[str]]:
+def _read(path: Path, columns: tuple[str, ...]) -> dict[str, list[list[str]]]:
     try:
         header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"cannot read {path}: {error}. Remove it, or choose another --out.") from error
-    if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+    if tuple(header) != columns or any(len(row) != len(columns) for row in rows):
         raise UserError(
-            f"{path} is no table of predictions: expected the columns {', '.join(COLUMNS)}. "
+            f"{path} is no table of predictions: expected the columns {', '.join(columns)}. "
             "Remove it, or choose another --out."
         )
-    return {row[0]: row for row in rows}
+    by_name: dict[str, list[list[str]]] = {}
+    for row in rows:
+        by_name.setdefault(row[0], []).append(row)
+    return by_name

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastresunet.training.evaluate import load_predictor
 from fastresunet.training.inference import Device, predict_probabilities
 from fastresunet.training.read_ahead import batches
 from fastresunet.training.sliding_window import predict_tiled
 from fastresunet.training.symmetries import SymmetryEnsemble
+from fastresunet.training.trained_network import load_predictor
 
 Key = TypeVar("Key")
 
@@ -30,9 +30,9 @@ class PredictionOptions:
         augment: average the probabilities over 8 flips and quarter turns; see ``SymmetryEnsemble``.
         batch_size: images, frames or tiles that the network computes at once; None takes 8 on a GPU and 1 on the CPU,
             where more are slower.
-        threshold: a pixel is foreground where its probability is above this.
+        threshold: a pixel is foreground where its probability is above this; of several classes the likeliest is taken.
         overlays: also write the image with its mask drawn on it.
-        probabilities: also write 16-bit grey PNGs, 65535 for probability 1.
+        probabilities: also write 16-bit grey PNGs, 65535 for probability 1; of several classes one each.
         skip_existing: leave out images and videos whose result is already there.
         device: ``"auto"`` takes CUDA where there is one.
         cuda_graphs: on CUDA, capture the network in a CUDA graph, see ``GraphedInference``.
@@ -60,6 +60,7 @@ class Predictor:
 
     Attributes:
         batch_size: images, frames or tiles that the network computes at once.
+        form: of images and masks.
         images_at_once: images that are held for a batch: those worth tiling are large, and come one by one.
 
     Raises:
@@ -67,12 +68,12 @@ class Predictor:
     """
 
     def __init__(self, checkpoint: Path, options: PredictionOptions) -> None:
-        self.model: nn.Module
-        self.model, trained_size = load_predictor(checkpoint, options.device, options.cuda_graphs)
+        trained = load_predictor(checkpoint, options.device, options.cuda_graphs)
+        self.model, self.form = trained.model, trained.form
         self.batch_size = options.batch_size or (8 if next(self.model.parameters()).is_cuda else 1)
         if options.augment:
             self.model = SymmetryEnsemble(self.model)
-        self.size = options.size or trained_size
+        self.size = options.size or trained.size
         self.tile, self.overlap = options.tile, options.overlap
         self.images_at_once = self.batch_size if self.tile is None else 1
 
@@ -80,10 +81,10 @@ class Predictor:
         """Yield each image with its probabilities, in order.
 
         Args:
-            images: uint8 tensors (3, H, W) on the CPU, of any sizes, each with a key that tells it from others.
+            images: uint8 tensors (channels, H, W) on the CPU, of any sizes, each with a key that tells it from others.
 
         Returns:
-            Keys, images, and float32 tensors (H, W) in 0..1 on the CPU.
+            Keys, images, and float32 tensors (K, H, W) in 0..1 on the CPU, of the foreground alone or of all classes.
 
         Raises:
             FloatingPointError: the network gives values that are not finite.

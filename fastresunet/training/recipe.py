@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 import torch
 
 from fastresunet.reference import check_network_arguments
+from fastresunet.training.data_format import DataFormat, parse_classes
 from fastresunet.training.errors import UserError
 from fastresunet.training.inference import Device
 from fastresunet.training.split import VAL_FRACTION
@@ -33,6 +34,11 @@ class Recipe:
 
     Args:
         size: height and width to which images are stretched, in pixels, at least 32.
+        in_channels: 3 reads images as RGB, 1 as grey.
+        classes: of masks, the background first, such as ``"polyp 1"``, see ``MaskClass``; none where a pixel is
+            foreground or not.
+        foreground: grey levels of the foreground in masks without classes; none takes all above 127.
+        mask_suffix: what the names of mask files have after those of their images.
         filters: channels of the network, see ``FastResUNetPP``; None takes those of ``checkpoint``, or the published.
         checkpoint: weights to start from: a file, or a name of weights that come with the package; None starts anew.
         epochs: passes over the training images.
@@ -57,6 +63,10 @@ class Recipe:
     """
 
     size: int = 256
+    in_channels: Literal[1, 3] = 3
+    classes: tuple[str, ...] = ()
+    foreground: tuple[int, ...] = ()
+    mask_suffix: str = ""
     filters: tuple[int, ...] | None = None
     checkpoint: str | None = None
     epochs: int = 160
@@ -93,8 +103,18 @@ class Recipe:
                 check_network_arguments(3, 1, tuple(self.filters), se_reduction=8, aspp_rates=(1, 6, 12, 18))
             except (TypeError, ValueError) as error:
                 raise UserError(str(error)) from error
+        if self.classes:
+            parse_classes(self.classes)
+            if self.foreground:
+                raise UserError("foreground and classes both say what pixels of masks mean; give one of them")
         if self.checkpoint is not None and not isinstance(self.checkpoint, str):
             raise UserError(f"checkpoint must be a file or a name, got {self.checkpoint!r}")
+
+    @property
+    def form(self) -> DataFormat:
+        """How images and masks are read."""
+        classes = parse_classes(self.classes) if self.classes else ()
+        return DataFormat(self.in_channels, classes, self.foreground, self.mask_suffix)
 
     def to_values(self) -> dict[str, Any]:
         """Return the fields as plain values, such as checkpoints and YAML hold."""
@@ -115,9 +135,8 @@ class Recipe:
         for name in values:
             if name not in known:
                 raise UserError(f"{source}: a recipe has no {name!r}; it has {', '.join(sorted(known))}.")
-        recipe = Recipe(**values)
-        if isinstance(recipe.filters, list):
-            recipe = replace(recipe, filters=tuple(recipe.filters))
+        plain: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
+        recipe = Recipe(**plain)
         try:
             recipe.check()
         except UserError as error:
@@ -191,6 +210,13 @@ def _whole(least: int) -> _Requirement:
     return _Requirement(f"a whole number, at least {least}", accepts)
 
 
+def _tuple_of(kind: type, expected: str, accepts: Callable[[Any], bool]) -> _Requirement:
+    def is_such_tuple(values: Any) -> bool:
+        return isinstance(values, tuple) and all(type(value) is kind and accepts(value) for value in values)
+
+    return _Requirement(expected, is_such_tuple)
+
+
 def _number(expected: str, accepts: Callable[[float], bool]) -> _Requirement:
     def is_such_number(value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and accepts(value)
@@ -204,6 +230,10 @@ def _one_of(choices: Any) -> _Requirement:
 
 _REQUIREMENTS = {
     "size": _whole(32),
+    "in_channels": _Requirement("3 (RGB) or 1 (grey)", lambda value: type(value) is int and value in (1, 3)),
+    "classes": _tuple_of(str, "a list of texts such as 'polyp 1'", bool),
+    "foreground": _tuple_of(int, "a list of grey levels, 0 to 65535", lambda level: 0 <= level < 1 << 16),
+    "mask_suffix": _Requirement("a text", lambda value: isinstance(value, str)),
     "epochs": _whole(1),
     "batch_size": _whole(1),
     "accumulate": _whole(1),

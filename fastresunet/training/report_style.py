@@ -19,6 +19,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .25em .9em .25em 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--quiet); font-weight: 600; }
 td.number, th.number { text-align: right; white-space: nowrap; }
+.swatch { display: inline-block; width: .8em; height: .8em; margin-right: .5em; print-color-adjust: exact; }
 .scroll { overflow-x: auto; }
 .meaning { display: block; min-width: 16em; color: var(--quiet); font-size: .9em; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 24px; }

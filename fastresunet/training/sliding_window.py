@@ -5,27 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastresunet.training.inference import check_finite
+from fastresunet.training.inference import check_finite, to_probabilities
 from fastresunet.training.transforms import to_network_input
 
 
 @torch.inference_mode()
 def predict_tiled(model: nn.Module, image: Tensor, tile: int, *, overlap: float = 0.5, batch_size: int = 8) -> Tensor:
-    """Predict the probability of foreground from overlapping tiles of an image that is not stretched.
+    """Predict the probability of each class from overlapping tiles of an image that is not stretched.
 
     Where tiles overlap, their probabilities are averaged with Gaussian weights, so that pixels near the edge of a
     tile, which see less around them, count less. A side shorter than the tile is padded by repeating the border. The
     windows are those of MONAI's ``sliding_window_inference``.
 
     Args:
-        model: network in evaluation mode, logits (N, 1, H, W) out.
-        image: uint8 tensor (3, H, W) on the CPU.
+        model: network in evaluation mode, logits (N, K, H, W) out.
+        image: uint8 tensor (channels, H, W) on the CPU.
         tile: height and width of a tile, in pixels.
         overlap: share of a tile's side that it has in common with the next one, 0 to below 1.
         batch_size: tiles computed at once.
 
     Returns:
-        float32 tensor (H, W) in 0..1 on the CPU; only a batch of tiles is on the model's device at a time.
+        float32 tensor (K, H, W) in 0..1 on the CPU; only a batch of tiles is on the model's device at a time.
 
     Raises:
         FloatingPointError: the network gives values that are not finite.
@@ -34,7 +34,7 @@ def predict_tiled(model: nn.Module, image: Tensor, tile: int, *, overlap: float 
     from monai.inferers import sliding_window_inference  # noqa: PLC0415 - takes seconds, and only tiles need it
 
     def probability(tiles: Tensor) -> Tensor:
-        return check_finite(model(tiles).float()).sigmoid()
+        return to_probabilities(check_finite(model(tiles).float()))
 
     blended = sliding_window_inference(
         to_network_input(image)[None],
@@ -49,4 +49,4 @@ def predict_tiled(model: nn.Module, image: Tensor, tile: int, *, overlap: float 
     )
     assert isinstance(blended, Tensor)
     # A weighted mean of values up to 1 may round above 1.
-    return blended[0, 0].clamp(0, 1)
+    return blended[0].clamp(0, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from fastresunet.training.data import Pair, find_pairs
+from fastresunet.training.data_format import KVASIR_SEG, DataFormat
 from fastresunet.training.errors import UserError
 
 Split = Literal["train", "val", "all"]
@@ -39,7 +40,9 @@ class Selection(NamedTuple):
     reason: str
 
 
-def split_pairs(data: Path, val_fraction: float = VAL_FRACTION) -> tuple[list[Pair], list[Pair]]:
+def split_pairs(
+    data: Path, val_fraction: float = VAL_FRACTION, form: DataFormat = KVASIR_SEG
+) -> tuple[list[Pair], list[Pair]]:
     """Split the pairs of a data folder into training and validation.
 
     ``train.txt`` and ``val.txt`` in the folder, one name a line, decide where they exist. Otherwise every name decides
@@ -48,6 +51,7 @@ def split_pairs(data: Path, val_fraction: float = VAL_FRACTION) -> tuple[list[Pa
     Args:
         data: folder with the sub-folders ``images`` and ``masks``.
         val_fraction: share of the validation pairs, above 0 and below 1. About so many: names are as good as dice.
+        form: of the files.
 
     Returns:
         Training pairs and validation pairs, at least one of each.
@@ -56,7 +60,7 @@ def split_pairs(data: Path, val_fraction: float = VAL_FRACTION) -> tuple[list[Pa
         UserError: see ``find_pairs``; or a list is missing, empty, no text, overlaps the other, or names a pair that is
             unknown or named before.
     """
-    pairs = {pair.name: pair for pair in find_pairs(data)}
+    pairs = {pair.name: pair for pair in find_pairs(data, form)}
     lists = data / "train.txt", data / "val.txt"
     if any(path.exists() for path in lists):
         train, val = (_read_list(path, pairs) for path in lists)
@@ -75,18 +79,19 @@ def split_pairs(data: Path, val_fraction: float = VAL_FRACTION) -> tuple[list[Pa
     return [x for x in pairs.values() if not validates[x.name]], [x for x in pairs.values() if validates[x.name]]
 
 
-def split_folds(data: Path, folds: int) -> list[Names]:
+def split_folds(data: Path, folds: int, form: DataFormat = KVASIR_SEG) -> list[Names]:
     """Split the pairs of a data folder for a cross-validation; every pair validates once.
 
     Args:
         data: folder with the sub-folders ``images`` and ``masks``.
         folds: number of parts, at least 2. Names decide by their SHA-256 which one they are in, so that the parts
             differ somewhat in size, and adding an image moves no other.
+        form: of the files.
 
     Raises:
         UserError: see ``find_pairs``; or there are too few pairs for so many parts.
     """
-    names = [pair.name for pair in find_pairs(data)]
+    names = [pair.name for pair in find_pairs(data, form)]
     fold_of = {name: int(_place(name) * folds) for name in names}
     split = []
     for fold in range(folds):
@@ -97,18 +102,21 @@ def split_folds(data: Path, folds: int) -> list[Names]:
     return split
 
 
-def recorded_pairs(data: Path, names: Names, source: Path) -> tuple[list[Pair], list[Pair]]:
+def recorded_pairs(
+    data: Path, names: Names, source: Path, form: DataFormat = KVASIR_SEG
+) -> tuple[list[Pair], list[Pair]]:
     """Return the pairs of a recorded split; what else the folder holds is left out.
 
     Args:
         data: folder with the sub-folders ``images`` and ``masks``.
         names: the recorded split.
         source: file that holds it, for errors.
+        form: of the files.
 
     Raises:
         UserError: see ``find_pairs``; or a pair is missing.
     """
-    pairs = {pair.name: pair for pair in find_pairs(data)}
+    pairs = {pair.name: pair for pair in find_pairs(data, form)}
     missing = [name for name in (*names.train, *names.val) if name not in pairs]
     if missing:
         raise UserError(
@@ -118,7 +126,9 @@ def recorded_pairs(data: Path, names: Names, source: Path) -> tuple[list[Pair], 
     return [pairs[name] for name in names.train], [pairs[name] for name in names.val]
 
 
-def select_pairs(data: Path, split: Split | None, recorded: Names | None = None) -> Selection:
+def select_pairs(
+    data: Path, split: Split | None, recorded: Names | None = None, form: DataFormat = KVASIR_SEG
+) -> Selection:
     """Choose the pairs to evaluate.
 
     Args:
@@ -127,11 +137,12 @@ def select_pairs(data: Path, split: Split | None, recorded: Names | None = None)
             validation images; in another one all images; where it is not known what the network was trained on, those
             of ``val.txt``, or all without such a list.
         recorded: the split of the network's training, where it is known.
+        form: of the files.
 
     Raises:
         UserError: see ``split_pairs``.
     """
-    pairs = find_pairs(data)
+    pairs = find_pairs(data, form)
     if split == "all":
         return Selection(pairs, "all images of the folder")
     by_name = {pair.name: pair for pair in pairs}
@@ -145,7 +156,7 @@ def select_pairs(data: Path, split: Split | None, recorded: Names | None = None)
             return Selection(pairs, "all images: the network was trained on other ones")
         if not (data / "val.txt").exists():
             return Selection(pairs, "all images: the checkpoint does not say what it was trained on")
-    train, val = split_pairs(data)
+    train, val = split_pairs(data, form=form)
     listed = f" by {'train' if split == 'train' else 'val'}.txt" if (data / "val.txt").exists() else ""
     return Selection(train if split == "train" else val, f"{_PARTS[split or 'val']}{listed}")
 

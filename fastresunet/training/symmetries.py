@@ -10,11 +10,12 @@ from torch.nn import functional as F
 class SymmetryEnsemble(nn.Module):
     """A network that predicts for all 8 flips and quarter turns of an image, and averages the probabilities.
 
-    It takes the network's place: logits in and out have the same shapes. The logit of the mean probability is computed
-    from logarithms, so that it stays finite where probabilities round to 0 or 1.
+    It takes the network's place: logits in and out have the same shapes, and of one channel are those of a sigmoid, of
+    several those of a softmax. The logits of the mean probabilities are computed from logarithms, so that they stay
+    finite where probabilities round to 0 or 1.
 
     Args:
-        network: maps (N, C, H, W) to logits (N, K, H, W), for squares or for any H and W, of one sigmoid each.
+        network: maps (N, C, H, W) to logits (N, K, H, W), for squares or for any H and W.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -30,7 +31,9 @@ class SymmetryEnsemble(nn.Module):
         ]
         stacked = torch.stack(logits)
         stacked = stacked.to(torch.promote_types(stacked.dtype, torch.float32))
-        # The two means share the factor 1/8, which cancels.
+        # All means share the factor 1/8, which cancels.
+        if stacked.shape[2] > 1:
+            return stacked.log_softmax(2).logsumexp(dim=0)
         return F.logsigmoid(stacked).logsumexp(dim=0) - F.logsigmoid(-stacked).logsumexp(dim=0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
@@ -11,11 +10,11 @@ def resize_image(image: Tensor, size: int) -> Tensor:
     """Stretch an image to a square with antialiased bilinear interpolation.
 
     Args:
-        image: uint8 tensor (3, H, W).
+        image: uint8 tensor (channels, H, W).
         size: pixels of the new height and width.
 
     Returns:
-        uint8 tensor (3, size, size).
+        uint8 tensor (channels, size, size).
     """
     resized: Tensor = v2.functional.resize(image, [size, size], antialias=True)
     return resized
@@ -25,16 +24,14 @@ def resize_mask(mask: Tensor, size: int) -> Tensor:
     """Stretch a mask to a square by taking nearest pixels.
 
     Args:
-        mask: bool tensor (H, W).
+        mask: uint8 tensor (H, W).
         size: pixels of the new height and width.
 
     Returns:
-        bool tensor (size, size).
+        uint8 tensor (size, size).
     """
-    resized: Tensor = v2.functional.resize(
-        mask[None].to(torch.uint8), [size, size], interpolation=InterpolationMode.NEAREST_EXACT
-    )
-    return resized[0].bool()
+    resized: Tensor = v2.functional.resize(mask[None], [size, size], interpolation=InterpolationMode.NEAREST_EXACT)
+    return resized[0]
 
 
 def to_network_input(image: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from rich.table import Table
 from torch import nn
 
 from fastresunet.model import FastResUNetPP
+from fastresunet.training.checkpoints import load_model
 from fastresunet.training.errors import UserError
-from fastresunet.training.evaluate import load_binary_model
 from fastresunet.training.inference import DEFAULT_SIZE
 from fastresunet.training.progress import track
 from fastresunet.training.recipe import Precision
@@ -51,14 +51,14 @@ def tune_network(
     device = _gpu()
     tuning = importlib.import_module("fastresunet.tuning")
     cache = importlib.import_module("fastresunet_kernels.cache")
-    model: nn.Module = FastResUNetPP()
-    trained_size = DEFAULT_SIZE
+    model, trained_size = FastResUNetPP(), None
     if checkpoint is not None:
-        model, trained_size = load_binary_model(checkpoint, "cpu")
+        model, trained_size, _ = load_model(checkpoint)
     model.to(device)
+    side = size or trained_size or DEFAULT_SIZE
     file: Path = cache.cache_file(device)
     cache.merge(file, cache.Tuned())  # a folder that cannot be written is better known before the work
-    images = torch.rand(batch_size, 3, size or trained_size, size or trained_size, device=device)
+    images = torch.rand(batch_size, model.in_channels, side, side, device=device)
     calls = tuning.record(lambda: run_step(model, images, precision, training))
     measured: Tuning = tuning.tune(calls, tuning.gpu_milliseconds, track)
     measured.save(device)

@@ -17,8 +17,8 @@ from fastresunet.model import FastResUNetPP
 from fastresunet.reference import ResUNetPP
 from fastresunet.training.checkpoints import AtomicCheckpointIO, load_model, read_checkpoint
 from fastresunet.training.errors import UserError
-from fastresunet.training.evaluate import load_predictor
 from fastresunet.training.fit import TrainingResult
+from fastresunet.training.trained_network import load_predictor
 from tests.keras.emulation import KerasEmulation, write_keras3_weights
 
 from .conftest import FILTERS
@@ -46,7 +46,7 @@ def wrap(state: dict[str, Tensor], form: str) -> dict[str, Any]:
 def test_published_forms_load(tmp_path: Path, form: str, arguments: dict[str, Any]) -> None:
     reference = ResUNetPP(**arguments)
     torch.save(wrap(reference.state_dict(), form), tmp_path / "model.pth")
-    model, size = load_model(tmp_path / "model.pth")
+    model, size, _ = load_model(tmp_path / "model.pth")
     assert size is None
     assert not model.training
     assert model.filters == tuple(arguments["filters"])
@@ -56,7 +56,7 @@ def test_published_forms_load(tmp_path: Path, form: str, arguments: dict[str, An
 def test_own_checkpoint_loads_with_weights_only(trained: TrainingResult) -> None:
     for path in (trained.best_checkpoint, trained.last_checkpoint):
         torch.load(path, weights_only=True)
-        model, size = load_model(path)
+        model, size, _ = load_model(path)
         assert size == 32
         assert model.filters == FILTERS
 
@@ -145,11 +145,11 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.
 
 def test_files_of_keras_and_checkpoints_of_its_network(tmp_path: Path) -> None:
     write_keras3_weights(KerasEmulation(filters=FILTERS, reduction=8), tmp_path / "keras.weights.h5")
-    model, size = load_model(tmp_path / "keras.weights.h5")
+    model, size, _ = load_model(tmp_path / "keras.weights.h5")
     assert isinstance(model, KerasResUNetPP)
     assert (model.filters, size, model.training) == (FILTERS, None, False)
     torch.save(model.state_dict(), tmp_path / "state.pth")
-    again, _ = load_model(tmp_path / "state.pth")
+    again = load_model(tmp_path / "state.pth").model
     image = torch.rand(1, 3, 32, 32)
     assert torch.equal(again(image), model(image))
 
@@ -167,7 +167,7 @@ def test_problems_with_files_of_keras_are_named(tmp_path: Path, monkeypatch: pyt
 
 def test_weights_of_the_package_load_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    model, size = load_model(Path("kvasir-seg"))
+    model, size, _ = load_model(Path("kvasir-seg"))
     assert size == 256
     assert torch.equal(model.output.weight, FastResUNetPP.from_pretrained("kvasir-seg").output.weight)
     torch.save(FastResUNetPP(filters=(8, 8, 8, 16, 16)).state_dict(), "kvasir-seg")  # a file of that name goes first
@@ -177,7 +177,7 @@ def test_weights_of_the_package_load_by_name(tmp_path: Path, monkeypatch: pytest
 def test_exported_weights_evaluate_and_predict_as_their_checkpoint(trained: TrainingResult, tmp_path: Path) -> None:
     out = str(tmp_path / "polyps.safetensors")
     assert main(["export", "--checkpoint", str(trained.best_checkpoint), "--format", "safetensors", "--out", out]) == 0
-    (model, size), (expected, _) = load_model(Path(out)), load_model(trained.best_checkpoint)
+    (model, size, _), expected = load_model(Path(out)), load_model(trained.best_checkpoint).model
     assert size == 32
     torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=0, atol=0)
     image = torch.rand(1, 3, 32, 32)

@@ -13,7 +13,8 @@ from PIL import ExifTags, Image
 from fastresunet.training.data import find_pairs
 from fastresunet.training.errors import UserError
 from fastresunet.training.image_store import ImageStore
-from fastresunet.training.images import read_image, read_mask
+from fastresunet.training.images import read_image
+from fastresunet.training.masks import read_mask
 from fastresunet.training.split import split_pairs
 
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from fastresunet.inference import FoldedResUNetPP, compile_for_cpu, fold
 from fastresunet.training.checkpoints import load_model
-from fastresunet.training.evaluate import load_predictor
 from fastresunet.training.fit import TrainingResult
 from fastresunet.training.inference import predict_probabilities
 from fastresunet.training.sliding_window import predict_tiled
 from fastresunet.training.symmetries import SymmetryEnsemble
+from fastresunet.training.trained_network import load_predictor
 from tests.numerics import relative_difference
 
 
@@ -36,8 +36,8 @@ def random_image(height: int, width: int) -> Tensor:
 
 
 def test_evaluation_and_prediction_fold_on_the_cpu(trained: TrainingResult) -> None:
-    folded, size = load_predictor(trained.best_checkpoint, "cpu", cuda_graphs=False)
-    model, trained_size = load_model(trained.best_checkpoint)
+    folded, size, _ = load_predictor(trained.best_checkpoint, "cpu", cuda_graphs=False)
+    model, trained_size, _ = load_model(trained.best_checkpoint)
     assert isinstance(folded, FoldedResUNetPP)
     assert size == trained_size
     x = torch.rand(2, 3, 32, 40)

@@ -31,7 +31,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def check_content(store: ImageStore) -> None:
     images, masks = store.read(store.pairs)
-    assert (images.dtype, masks.dtype) == (torch.uint8, torch.bool)
+    assert (images.dtype, masks.dtype) == (torch.uint8, torch.uint8)
     for pair, found, found_mask in zip(store.pairs, images, masks, strict=True):
         image, mask = pair.read()
         assert torch.equal(found, resize_image(image, store.size))

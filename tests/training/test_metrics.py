@@ -56,6 +56,6 @@ def test_image_mean_and_dataset_level_differ_in_weight() -> None:
 
 def test_best_constant_prediction() -> None:
     # All foreground scores 2 * 30 / 130 on the first and 0 on the second image; all background 0 and 1.
-    counts = torch.tensor([[20, 0, 70, 10], [0, 5, 95, 0]])
+    counts = torch.tensor([[[20, 0, 70, 10]], [[0, 5, 95, 0]]])
     assert best_constant_dice(counts) == pytest.approx(0.5)
     assert best_constant_dice(counts[:1]) == pytest.approx(60 / 130)

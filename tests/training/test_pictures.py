@@ -11,10 +11,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fastresunet.training import pictures
 from fastresunet.training.data import find_pairs
-from fastresunet.training.evaluate import evaluate_model, load_predictor
+from fastresunet.training.evaluate import evaluate_model
 from fastresunet.training.fit import TrainingResult
-from fastresunet.training.metrics import best_constant_dice, scores
+from fastresunet.training.metrics import best_constant_dice
 from fastresunet.training.pictures import write_curves, write_validation_sheet
+from fastresunet.training.trained_network import load_predictor
 
 from .conftest import SMALL
 
@@ -47,16 +48,18 @@ def test_sheet_shows_best_median_and_worst(
     trained: TrainingResult, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captions: list[str] = []
-    monkeypatch.setattr(pictures, "write_sheet", lambda path, rows, title: captions.extend(row[3] for row in rows))
-    model, _ = load_predictor(trained.best_checkpoint, "cpu")
+    monkeypatch.setattr(
+        pictures, "write_sheet", lambda path, rows, title, form: captions.extend(row[3] for row in rows)
+    )
+    model = load_predictor(trained.best_checkpoint, "cpu").model
     evaluation = write_validation_sheet(tmp_path / "sheet.png", model, find_pairs(shared_data), SMALL.size)
-    dice = scores(evaluation.counts)["dice"].sort(descending=True).values.tolist()
+    dice = evaluation.image_scores["dice"].sort(descending=True).values.tolist()
     kinds = [("best", dice[0]), ("best", dice[1]), ("median", dice[6]), ("worst", dice[10]), ("worst", dice[11])]
     assert captions == [f"{kind}: Dice {value:.3f}" for kind, value in kinds]
 
 
 def test_result_has_the_score_of_the_best_constant(trained: TrainingResult, shared_data: Path) -> None:
-    model, _ = load_predictor(trained.best_checkpoint, "cpu")
+    model = load_predictor(trained.best_checkpoint, "cpu").model
     validated = [pair for pair in find_pairs(shared_data) if pair.name in ("0004", "0010")]
     counts = evaluate_model(model, validated, SMALL.size).counts
-    assert trained.constant_dice == pytest.approx(best_constant_dice(counts))
+    assert trained.constant_dice == pytest.approx(best_constant_dice(counts[:, None]))

@@ -19,11 +19,13 @@ from torch import Tensor
 from fastresunet.reference import ResUNetPP
 from fastresunet.training import predict_images, prediction_table
 from fastresunet.training.checkpoints import load_model
+from fastresunet.training.data_format import DataFormat
 from fastresunet.training.errors import UserError
 from fastresunet.training.files import write_csv
 from fastresunet.training.fit import TrainingResult
-from fastresunet.training.images import read_image, write_png
+from fastresunet.training.images import read_image
 from fastresunet.training.inference import predict_probability
+from fastresunet.training.masks import write_mask
 from fastresunet.training.predict import Predicted, predict
 from fastresunet.training.prediction_inputs import find_inputs
 from fastresunet.training.prediction_table import PredictionTable
@@ -168,10 +170,11 @@ def test_batches_of_images_of_different_sizes(
     batch_size: int, trained: TrainingResult, images: Path, tmp_path: Path
 ) -> None:
     run(trained.best_checkpoint, [images], tmp_path / "out", batch_size=batch_size, probabilities=True)
-    model, size = load_model(trained.best_checkpoint)
+    model, size, _ = load_model(trained.best_checkpoint)
     assert size is not None
     alone = {
-        name: predict_probability(model, read_image(path), size) for name, path in find_inputs([images]).images.items()
+        name: predict_probability(model, read_image(path), size)[0]
+        for name, path in find_inputs([images]).images.items()
     }
     assert_written(tmp_path / "out", alone)
 
@@ -182,7 +185,8 @@ def test_augmented_prediction(trained: TrainingResult, images: Path, tmp_path: P
     run(trained.best_checkpoint, [images], plain, probabilities=True)
     ensemble = SymmetryEnsemble(load_model(trained.best_checkpoint)[0])
     expected = {
-        name: predict_probability(ensemble, read_image(path), 32) for name, path in find_inputs([images]).images.items()
+        name: predict_probability(ensemble, read_image(path), 32)[0]
+        for name, path in find_inputs([images]).images.items()
     }
     assert_written(out, expected)
     assert np.abs(written(out)["b"] - written(plain)["b"]).max() > 10 * LEVEL
@@ -193,7 +197,7 @@ def test_tiled_prediction(trained: TrainingResult, images: Path, tmp_path: Path)
     run(trained.best_checkpoint, [images], tmp_path / "out", tile=32, probabilities=True, **options)
     model = load_model(trained.best_checkpoint)[0]
     expected = {
-        name: predict_tiled(model, read_image(path), 32, **options)
+        name: predict_tiled(model, read_image(path), 32, **options)[0]
         for name, path in find_inputs([images]).images.items()
     }
     assert_written(tmp_path / "out", expected)
@@ -221,12 +225,12 @@ def test_table_says_what_the_masks_and_probabilities_say(trained: TrainingResult
 def test_an_interrupted_prediction_keeps_the_rows_of_its_masks(
     trained: TrainingResult, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(path: Path, pixels: Tensor) -> None:
+    def interrupted(path: Path, mask: Tensor, form: DataFormat) -> None:
         if path.stem == "c[1]":
             raise KeyboardInterrupt
-        write_png(path, pixels)
+        write_mask(path, mask, form)
 
-    monkeypatch.setattr(predict_images, "write_png", interrupted)
+    monkeypatch.setattr(predict_images, "write_mask", interrupted)
     monkeypatch.setattr(prediction_table, "GROWTH", 10)
     with pytest.raises(KeyboardInterrupt):
         run(trained.best_checkpoint, [images], tmp_path / "out")

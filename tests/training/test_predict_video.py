@@ -18,9 +18,10 @@ from torch import Tensor
 
 from fastresunet.training import video as video_module
 from fastresunet.training.checkpoints import load_model
+from fastresunet.training.data_format import KVASIR_SEG
 from fastresunet.training.errors import UserError
 from fastresunet.training.fit import TrainingResult
-from fastresunet.training.inference import predict_probability
+from fastresunet.training.inference import decide, predict_probability
 from fastresunet.training.measurements import MEASUREMENTS, measure
 from fastresunet.training.predict import predict
 from fastresunet.training.prediction_inputs import find_inputs
@@ -77,11 +78,12 @@ def test_a_film_and_a_row_a_frame(trained: TrainingResult, film: Path, tmp_path:
         rows = list(csv.DictReader(file))
     assert [row["frame"] for row in rows] == [str(number) for number in range(FRAMES)]
     assert [float(row["seconds"]) for row in rows] == pytest.approx([n / RATE for n in range(FRAMES)], abs=2e-3)
-    model, size = load_model(trained.best_checkpoint)
+    model, size, _ = load_model(trained.best_checkpoint)
     assert size is not None
     for row, pixels in zip(rows, pictures(), strict=True):
         probability = predict_probability(model, torch.from_numpy(pixels).permute(2, 0, 1), size)
-        expected = dict(zip(MEASUREMENTS, measure(probability > 0.5, probability), strict=True))
+        mask = decide(probability, 0.5)
+        expected = dict(zip(MEASUREMENTS, measure(mask, probability, KVASIR_SEG)[0], strict=True))
         assert float(row["highest"]) == pytest.approx(float(expected["highest"]), abs=2e-4)
         assert int(row["area"]) == pytest.approx(int(expected["area"]), abs=2)  # a pixel may round across the threshold
 

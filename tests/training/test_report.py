@@ -21,7 +21,8 @@ from fastresunet.training.evaluation import Evaluation
 from fastresunet.training.gallery import Gallery, shrink
 from fastresunet.training.metrics import confusion_counts
 from fastresunet.training.probability_histogram import join, probability_histogram
-from fastresunet.training.report import ReportHeader, in_words, write_report
+from fastresunet.training.report import ReportHeader, write_report
+from fastresunet.training.report_scores import in_words
 from fastresunet.training.statistics import Statistics
 
 HEADER = ReportHeader("best.ckpt", "<polyps> & co", "val", 64, 0.5, False, datetime.date(2024, 2, 29))

@@ -47,8 +47,8 @@ def random_image(height: int, width: int) -> Tensor:
 def test_a_pointwise_function_of_tiles_is_that_of_the_image(size: tuple[int, int], overlap: float) -> None:
     image = random_image(*size)
     tiled = predict_tiled(Function(pointwise), image, 32, overlap=overlap)
-    expected = pointwise(image[None].float() / 255)[0, 0].sigmoid()
-    assert tiled.shape == size
+    expected = pointwise(image[None].float() / 255)[0].sigmoid()
+    assert tiled.shape == (1, *size)
     # Sums over all tiles of a pixel, of its probabilities and of their weights.
     tiles = math.ceil(1 / (1 - overlap)) ** 2
     torch.testing.assert_close(tiled, expected, rtol=0, atol=2 * rounding(torch.float32, tiles))
@@ -65,15 +65,15 @@ def test_tiles_are_computed_in_batches_without_stretching() -> None:
 def test_an_image_of_one_tile_is_computed_as_it_is() -> None:
     model, image = FastResUNetPP(filters=(8, 8, 8, 8, 8)).eval(), random_image(32, 32)
     with torch.no_grad():
-        expected = model(image[None].float() / 255)[0, 0].sigmoid()
+        expected = model(image[None].float() / 255)[0].sigmoid()
     torch.testing.assert_close(predict_tiled(model, image, 32), expected, rtol=0, atol=1e-6)
 
 
 def test_overlap_hides_the_borders_of_tiles() -> None:
     network, image = Function(on_the_border_of_its_tile), random_image(96, 96)
     inside = slice(16, 80)
-    assert predict_tiled(network, image, 32, overlap=0)[inside, inside].max() > 0.99
-    assert predict_tiled(network, image, 32, overlap=0.5)[inside, inside].max() < 0.05
+    assert predict_tiled(network, image, 32, overlap=0)[0, inside, inside].max() > 0.99
+    assert predict_tiled(network, image, 32, overlap=0.5)[0, inside, inside].max() < 0.05
 
 
 def test_values_that_are_not_finite_are_an_error() -> None:

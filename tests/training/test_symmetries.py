@@ -7,37 +7,41 @@ import torch
 from torch import Tensor, nn
 
 from fastresunet import FastResUNetPP
+from fastresunet.training.inference import to_probabilities
 from fastresunet.training.symmetries import SymmetryEnsemble
 
 SIZES = [(16, 16), (9, 14)]
 
 
-def network(symmetric: bool) -> nn.Conv2d:
+def network(outputs: int, symmetric: bool) -> nn.Conv2d:
     """Return a 3x3 convolution, whose kernel is symmetric in all 8 ways or in none."""
-    convolution = nn.Conv2d(3, 2, 3, padding=1, dtype=torch.float64)
-    kernel = torch.randn(2, 3, 3, 3, dtype=torch.float64)
+    convolution = nn.Conv2d(3, outputs, 3, padding=1, dtype=torch.float64)
+    kernel = torch.randn(outputs, 3, 3, 3, dtype=torch.float64)
     if symmetric:
         kernel = kernel + kernel.rot90(1, (2, 3)) + kernel.rot90(2, (2, 3)) + kernel.rot90(3, (2, 3))
         kernel = kernel + kernel.flip(3)
-    convolution.load_state_dict({"weight": kernel, "bias": torch.randn(2)})
+    convolution.load_state_dict({"weight": kernel, "bias": torch.randn(outputs)})
     return convolution
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_network_that_turns_with_its_image_is_unchanged(size: tuple[int, int]) -> None:
-    plain, x = network(symmetric=True), torch.rand(2, 3, *size, dtype=torch.float64)
-    torch.testing.assert_close(SymmetryEnsemble(plain)(x), plain(x), rtol=0, atol=1e-12)
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_network_that_turns_with_its_image_is_unchanged(outputs: int, size: tuple[int, int]) -> None:
+    plain, x = network(outputs, symmetric=True), torch.rand(2, 3, *size, dtype=torch.float64)
+    found, expected = to_probabilities(SymmetryEnsemble(plain)(x)), to_probabilities(plain(x))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_mean_of_the_probabilities_of_all_flips_and_transpositions(size: tuple[int, int]) -> None:
-    plain, x = network(symmetric=False), torch.rand(2, 3, *size, dtype=torch.float64)
-    total = torch.zeros(2, 2, *size, dtype=torch.float64)
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_mean_of_the_probabilities_of_all_flips_and_transpositions(outputs: int, size: tuple[int, int]) -> None:
+    plain, x = network(outputs, symmetric=False), torch.rand(2, 3, *size, dtype=torch.float64)
+    total = torch.zeros(2, outputs, *size, dtype=torch.float64)
     for axes in ((), (2,), (3,), (2, 3)):
-        total += plain(x.flip(axes)).flip(axes).sigmoid()
-        total += plain(x.mT.flip(axes)).flip(axes).mT.sigmoid()
-    torch.testing.assert_close(SymmetryEnsemble(plain)(x).sigmoid(), total / 8, rtol=0, atol=1e-12)
-    assert (plain(x).sigmoid() - total / 8).abs().max() > 1e-3
+        total += to_probabilities(plain(x.flip(axes)).flip(axes))
+        total += to_probabilities(plain(x.mT.flip(axes)).flip(axes).mT)
+    torch.testing.assert_close(to_probabilities(SymmetryEnsemble(plain)(x)), total / 8, rtol=0, atol=1e-12)
+    assert (to_probabilities(plain(x)) - total / 8).abs().max() > 1e-3
 
 
 def test_the_result_turns_with_the_image() -> None:
@@ -58,7 +62,7 @@ def test_certain_predictions_stay_finite(logit: float) -> None:
 
 
 def test_values_that_are_not_numbers_show() -> None:
-    plain = network(symmetric=False)
+    plain = network(1, symmetric=False)
     plain.load_state_dict({"weight": plain.weight.detach(), "bias": torch.tensor([0.0, float("nan")])})
     result = SymmetryEnsemble(plain)(torch.rand(1, 3, 8, 8, dtype=torch.float64))
     assert result[:, 1].isnan().all()

@@ -9,7 +9,8 @@ import torch
 
 from fastresunet.training.data import find_pairs
 from fastresunet.training.image_store import ImageStore
-from fastresunet.training.images import read_image, read_mask
+from fastresunet.training.images import read_image
+from fastresunet.training.masks import read_mask
 from fastresunet.training.synthetic import draw_polyp_image, write_polyp_folder
 
 
