@@ -66,11 +66,11 @@ def write_mask(path: Path, mask: Tensor, form: DataFormat = KVASIR_SEG) -> None:
         write_png(path, mask * 255)
         return
     palette = np.zeros((256, 3), np.uint8)
+    indices = [*range(len(form.classes))]
     if form.in_colours:
-        indices = range(len(form.classes))
-        palette[: len(form.classes)] = [_colour(each.value) for each in form.classes]
+        palette[indices] = [_colour(each.value) for each in form.classes]
     else:
-        indices = [each.value for each in form.classes]
+        indices = [each.value for each in form.classes if isinstance(each.value, int)]
         palette[indices[1:]] = form.colours
     image = Image.fromarray(np.array(indices, np.uint8)[mask.cpu().numpy()])
     image.putpalette(palette.tobytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,8 @@ FORM = DataFormat(classes=parse_classes(ENTRIES))
 
 def write_shapes(folder: Path, count: int) -> None:
     """Write images of 48x48 pixels with a dark square, a bright disk, both or nothing, and their coloured masks."""
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir(parents=True)
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
     generator = np.random.default_rng(0)
     rows, columns = np.mgrid[:48, :48]
     for number in range(count):
@@ -93,14 +94,13 @@ def test_scores_are_those_of_the_likeliest_class(
     evaluation = evaluate(trained_on_shapes.best_checkpoint, shapes, tmp_path, split="all", device="cpu")
     assert isinstance(evaluation, ClassesEvaluation)
     network, size, form = load_predictor(trained_on_shapes.best_checkpoint, "cpu")
-    expected = []
+    expected: list[list[float]] = []
     for pair in find_pairs(shapes, form):
         image, mask = pair.read()
         prediction = predict_probability(network, image, size).argmax(0)
-        expected.append([2.0 * ((prediction == c) & (mask == c)).sum() for c in (1, 2)])
-        for index, number in enumerate((1, 2)):
-            total = int((prediction == number).sum() + (mask == number).sum())
-            expected[-1][index] = float(expected[-1][index]) / total if total else float("nan")
+        overlaps = [int(((prediction == number) & (mask == number)).sum()) for number in (1, 2)]
+        totals = [int((prediction == number).sum() + (mask == number).sum()) for number in (1, 2)]
+        expected.append([2 * x / total if total else math.nan for x, total in zip(overlaps, totals, strict=True)])
     found = torch.stack([each.image_scores["dice"] for each in evaluation.classes.values()], dim=1)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), equal_nan=True)
     means = found.nanmean(1).nan_to_num(1.0)
