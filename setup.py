@@ -10,7 +10,7 @@ setup(
     packages=[*find_packages(include=["fastresunet", "fastresunet.*"]), *kernels],
     package_dir={"fastresunet_kernels": "kernels"},
     package_data={
-        "fastresunet": ["py.typed", "weights/*.safetensors", "weights/*.md"],
+        "fastresunet": ["py.typed", "weights/*.safetensors", "weights/*.md", "splits/*/*.txt"],
         "fastresunet_kernels": ["py.typed"],
     },
 )

@@ -130,6 +130,7 @@ package.""",
         metavar="FILE",
         help="run.yaml of an earlier training: its recipe and, if they are in --data, its images; further options win",
     )
+    _add_lists(parser, "train and validate on")
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -260,6 +261,14 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--seed", type=_at_least(0), help="seed of all randomness, at least 0 (default: 0)")
 
 
+def _add_lists(parser: argparse.ArgumentParser, purpose: str) -> None:
+    parser.add_argument(
+        "--lists",
+        choices=["kvasir-seg"],
+        help=f"{purpose} the images of an official split that comes with the package; kvasir-seg: 880 and 120 images",
+    )
+
+
 def _add_mask_format(parser: argparse._ActionsContainer) -> None:
     meaning = parser.add_mutually_exclusive_group()
     meaning.add_argument(
@@ -297,6 +306,7 @@ def _add_evaluate(commands: Commands) -> None:
         """examples:
   fastresunet evaluate --checkpoint runs/kvasir/best.ckpt --data Kvasir-SEG --out runs/kvasir/evaluation
   fastresunet evaluate --checkpoint published.pth --data CVC-ClinicDB --split all --size 256
+  fastresunet evaluate --checkpoint kvasir-seg --data Kvasir-SEG --lists kvasir-seg
   fastresunet evaluate --checkpoint kvasir-seg --data Kvasir-SEG CVC-ClinicDB --out evaluation
 
 writes to --out: report.html, to read and to print; per_image.csv, summary.csv, thresholds.csv, calibration.csv, and of
@@ -318,6 +328,7 @@ all. docs/training.md defines the metrics.""",
         choices=["train", "val", "all"],
         help="images to score (default: in the folder of the training its validation images, in another one all)",
     )
+    _add_lists(parser, "score, of the part that --split names, by default val,")
     masks = parser.add_argument_group("masks", "how those of --data are read; by default as in the training")
     _add_mask_format(masks)
     parser.add_argument("--size", type=_at_least(32), help=SIZE_HELP)
@@ -552,20 +563,24 @@ def run_train(options: argparse.Namespace) -> None:
     from fastresunet.training.fit import train
     from fastresunet.training.folds import train_folds
     from fastresunet.training.recipe import Machine
+    from fastresunet.training.split import named_split
 
     _quieten_lightning()
     earlier = options.out / "fold-1" if options.folds else options.out
     run = configure(vars(options), options.config, earlier if options.resume else None)
     machine = Machine(options.device, options.compile, not options.no_cuda_graphs)
     settings = {"cache": options.cache, "skip_damaged": options.skip_damaged, "resume": options.resume}
+    names = run.names if options.lists is None else named_split(options.lists)
     if options.folds:
+        if options.lists is not None:
+            raise UserError("--folds splits the images by itself; leave out --lists.")
         if run.recipe.devices > 1:
             raise UserError("--folds trains on one device; leave out --devices.")
         result = train_folds(options.data, options.out, options.folds, run.recipe, machine, **settings)
         print(f"{run.recipe.monitor}: {result.mean:.4f} on average, standard deviation {result.deviation:.4f}")
         print(f"Scores of each fold: {result.table}")
         return
-    trained = train(options.data, options.out, run.recipe, machine, names=run.names, **settings)
+    trained = train(options.data, options.out, run.recipe, machine, names=names, **settings)
     # One of several processes speaks for all.
     say = rank_zero_only(print)
     say(f"Best {run.recipe.monitor} {trained.best_score:.4f}: {trained.best_checkpoint}")
@@ -595,6 +610,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             folder,
             out,
             split=options.split,
+            official=options.lists,
             size=options.size,
             augment=options.augment,
             threshold=options.threshold,

@@ -60,7 +60,8 @@ def read_folder(folder: Path) -> Pretrained:
     config = _read_config(folder / CONFIG_FILE)
     arguments = {key: config[key] for key in ARGUMENTS if key in config}
     size = config.get("size", weights.size)
-    return Pretrained(arguments or weights.arguments, weights.state, size if isinstance(size, int) else None)
+    known_size = size if isinstance(size, int) else None
+    return Pretrained(arguments or weights.arguments, weights.state, known_size, weights.classes)
 
 
 def write_folder(

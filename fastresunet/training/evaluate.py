@@ -38,6 +38,7 @@ def evaluate(
     out: Path | None = None,
     *,
     split: Split | None = None,
+    official: str | None = None,
     size: int | None = None,
     augment: bool = False,
     threshold: float = 0.5,
@@ -53,6 +54,8 @@ def evaluate(
         data: folder with ``images`` and ``masks``, see ``find_pairs``.
         out: folder to write.
         split: which images to score; None takes what tells most, see ``select_pairs``.
+        official: name of an official split that comes with the package, see ``named_split``; None takes that of the
+            training, or of lists in ``data``.
         size: height and width for the network, in pixels; None takes that of the training (256 if unknown).
         augment: average the probabilities over 8 flips and quarter turns; see ``SymmetryEnsemble``.
         threshold: a pixel is foreground where its probability is above this; of several classes the likeliest is taken.
@@ -73,7 +76,7 @@ def evaluate(
     form = form or trained.form
     check_fits(form, trained.form, checkpoint)
     model = SymmetryEnsemble(trained.model) if augment else trained.model
-    pairs, reason = select_pairs(data, split, names_in(checkpoint), form)
+    pairs, reason = select_pairs(data, split, names_in(checkpoint), form, official)
     say(f"{len(pairs)} images of {data}: {reason}")
     size = size or trained.size
     gallery = Gallery(form)

@@ -107,11 +107,15 @@ def train(
     last = out / "last.ckpt"
     if resume:
         earlier = _resumable(last, recipe)
-        names, source = earlier.names, last
+        if names is not None and not all({*old} <= {*new} for old, new in zip(earlier.names, names, strict=True)):
+            raise UserError(
+                f"{last} was trained with another split than the one given; leave out --config and --lists."
+            )
+        names, source = earlier.names, str(last)
     elif last.exists():
         raise UserError(f"{out} already holds a training. Add --resume to continue it, or choose another --out.")
     else:
-        source = out / "run.yaml"
+        source = "the split of this training"
     train_pairs, val_pairs = _pairs(data, recipe, names, source)
     check_writable(out)
     store = ImageStore(sorted([*train_pairs, *val_pairs], key=lambda pair: pair.name), recipe.size, cache, skip_damaged)
@@ -223,7 +227,7 @@ def _resumable(last: Path, recipe: Recipe) -> Run:
     return earlier
 
 
-def _pairs(data: Path, recipe: Recipe, names: Names | None, source: Path) -> tuple[list[Pair], list[Pair]]:
+def _pairs(data: Path, recipe: Recipe, names: Names | None, source: str) -> tuple[list[Pair], list[Pair]]:
     if names is None:
         return split_pairs(data, recipe.val_fraction, recipe.form)
     pairs = recorded_pairs(data, names, source, recipe.form)

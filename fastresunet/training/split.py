@@ -14,6 +14,7 @@ from fastresunet.training.errors import UserError
 Split = Literal["train", "val", "all"]
 VAL_FRACTION = 0.15
 NAMED = 3
+SPLITS = Path(__file__).parents[1] / "splits"
 
 
 class Names(NamedTuple):
@@ -79,6 +80,21 @@ def split_pairs(
     return [x for x in pairs.values() if not validates[x.name]], [x for x in pairs.values() if validates[x.name]]
 
 
+def named_split(name: str) -> Names:
+    """Return an official split that comes with the package.
+
+    Args:
+        name: ``"kvasir-seg"``, the 880 training and 120 validation images that Kvasir-SEG's authors name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    known = sorted(path.name for path in SPLITS.iterdir())
+    if name not in known:
+        raise UserError(f"there is no official split {name!r}; there are: {', '.join(known)}.")
+    return Names(*(tuple((SPLITS / name / f"{part}.txt").read_text().split()) for part in Names._fields))
+
+
 def split_folds(data: Path, folds: int, form: DataFormat = KVASIR_SEG) -> list[Names]:
     """Split the pairs of a data folder for a cross-validation; every pair validates once.
 
@@ -103,14 +119,14 @@ def split_folds(data: Path, folds: int, form: DataFormat = KVASIR_SEG) -> list[N
 
 
 def recorded_pairs(
-    data: Path, names: Names, source: Path, form: DataFormat = KVASIR_SEG
+    data: Path, names: Names, source: str, form: DataFormat = KVASIR_SEG
 ) -> tuple[list[Pair], list[Pair]]:
     """Return the pairs of a recorded split; what else the folder holds is left out.
 
     Args:
         data: folder with the sub-folders ``images`` and ``masks``.
         names: the recorded split.
-        source: file that holds it, for errors.
+        source: what holds it, for errors.
         form: of the files.
 
     Raises:
@@ -120,14 +136,17 @@ def recorded_pairs(
     missing = [name for name in (*names.train, *names.val) if name not in pairs]
     if missing:
         raise UserError(
-            f"{source} was made with images that are not in {data}: {_listed(missing)}. "
-            "Give the folder it was made with."
+            f"{source} names images that are not in {data}: {_listed(missing)}. Give the folder it was made for."
         )
     return [pairs[name] for name in names.train], [pairs[name] for name in names.val]
 
 
 def select_pairs(
-    data: Path, split: Split | None, recorded: Names | None = None, form: DataFormat = KVASIR_SEG
+    data: Path,
+    split: Split | None,
+    recorded: Names | None = None,
+    form: DataFormat = KVASIR_SEG,
+    official: str | None = None,
 ) -> Selection:
     """Choose the pairs to evaluate.
 
@@ -138,13 +157,19 @@ def select_pairs(
             of ``val.txt``, or all without such a list.
         recorded: the split of the network's training, where it is known.
         form: of the files.
+        official: name of a split that comes with the package, which then decides, see ``named_split``.
 
     Raises:
-        UserError: see ``split_pairs``.
+        UserError: see ``split_pairs``, ``named_split`` and ``recorded_pairs``.
     """
     pairs = find_pairs(data, form)
     if split == "all":
         return Selection(pairs, "all images of the folder")
+    if official is not None:
+        train, val = recorded_pairs(data, named_split(official), f"the official split {official}", form)
+        return Selection(
+            train if split == "train" else val, f"{_PARTS[split or 'val']} of the official split {official}"
+        )
     by_name = {pair.name: pair for pair in pairs}
     if recorded is not None and {*recorded.train, *recorded.val} <= by_name.keys():
         chosen = recorded.train if split == "train" else recorded.val

@@ -12,16 +12,17 @@ import torch
 import yaml
 from torch import nn
 
-from fastresunet.cli import build_parser
+from fastresunet.cli import build_parser, main
+from fastresunet.training import split
 from fastresunet.training.configure import configure
 from fastresunet.training.errors import UserError
 from fastresunet.training.fit import TrainingResult
 from fastresunet.training.lightning_module import make_optimizer, rate_curve
 from fastresunet.training.recipe import Recipe, resolve_precision
 from fastresunet.training.run import names_in, read_run
-from fastresunet.training.split import split_pairs
+from fastresunet.training.split import Names, split_pairs
 
-from .conftest import SMALL, train_small
+from .conftest import FILTERS, SMALL, train_small
 
 
 def test_a_training_records_what_shaped_it(trained: TrainingResult, shared_data: Path) -> None:
@@ -163,3 +164,20 @@ def test_weights_of_other_channels_are_refused(trained: TrainingResult, shared_d
     changes = {"checkpoint": str(trained.best_checkpoint), "filters": (8, 8, 8, 8, 8)}
     with pytest.raises(UserError, match=r"has filters 8 8 16 16 16, not 8 8 8 8 8; leave out --filters"):
         train_small(shared_data, tmp_path, **changes)
+
+
+def test_the_official_split_trains(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    official = Names(("0000", "0003", "0007"), ("0001",))
+    monkeypatch.setattr(split, "named_split", lambda name: official)
+    command = ["train", "--data", str(shared_data), "--out", str(tmp_path), "--device", "cpu", "--lists", "kvasir-seg"]
+    small = ["--size", "32", "--epochs", "1", "--batch-size", "4", "--filters", *map(str, FILTERS)]
+    assert main([*command, *small]) == 0
+    assert read_run(tmp_path / "run.yaml").names == official
+    assert main([*command, "--resume", "--epochs", "2"]) == 0
+    monkeypatch.setattr(split, "named_split", lambda name: Names(("0000", "0003"), ("0001",)))
+    assert main([*command, "--resume", "--epochs", "3"]) == 1
+    assert "was trained with another split than the one given" in capsys.readouterr().err
+    assert main([*command, *small, "--folds", "2"]) == 1
+    assert "--folds splits the images by itself; leave out --lists" in capsys.readouterr().err

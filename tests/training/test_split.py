@@ -7,9 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from fastresunet.cli import build_parser
+from fastresunet.training import split
 from fastresunet.training.data import Pair
 from fastresunet.training.errors import UserError
-from fastresunet.training.split import Names, recorded_pairs, select_pairs, split_folds, split_pairs
+from fastresunet.training.split import (
+    SPLITS,
+    Names,
+    Split,
+    named_split,
+    recorded_pairs,
+    select_pairs,
+    split_folds,
+    split_pairs,
+)
 
 
 def names(pairs: list[Pair]) -> list[str]:
@@ -73,9 +84,9 @@ def test_too_many_folds_are_refused(data: Path) -> None:
 
 def test_a_recorded_split_is_found_again(data: Path) -> None:
     recorded = Names(("0003", "0001"), ("0000",))
-    assert [names(part) for part in recorded_pairs(data, recorded, Path("run.yaml"))] == [["0003", "0001"], ["0000"]]
-    with pytest.raises(UserError, match=r"run\.yaml was made with images that are not .*: '7', '8', '9' and 1 more"):
-        recorded_pairs(data, Names(("7", "8", "9", "10"), ("0000",)), Path("run.yaml"))
+    assert [names(part) for part in recorded_pairs(data, recorded, "run.yaml")] == [["0003", "0001"], ["0000"]]
+    with pytest.raises(UserError, match=r"run\.yaml names images that are not .*: '7', '8', '9' and 1 more"):
+        recorded_pairs(data, Names(("7", "8", "9", "10"), ("0000",)), "run.yaml")
 
 
 RECORDED = Names(("0000", "0001", "0002"), ("0003", "0004"))
@@ -117,3 +128,26 @@ def test_selection_for_evaluation(
     selection = select_pairs(data, split, recorded)  # type: ignore[arg-type]
     assert names(selection.pairs) == [f"000{digit}" for digit in chosen]
     assert selection.reason.startswith(reason)
+
+
+def test_official_split_of_kvasir_seg() -> None:
+    train, val = named_split("kvasir-seg")
+    assert (len(train), len(val), len({*train, *val})) == (880, 120, 1000)
+    with pytest.raises(UserError, match=r"no official split 'cvc'; there are: kvasir-seg"):
+        named_split("cvc")
+    # The choices of the command line are those that come with the package.
+    actions = build_parser().parse_args(["train", "--data", "d", "--out", "o"]).parser._actions
+    choices = next(action.choices for action in actions if action.dest == "lists")
+    assert [*choices] == [path.name for path in SPLITS.iterdir()]
+
+
+@pytest.mark.parametrize("part", ["train", "val", None])
+def test_an_official_split_decides(part: Split | None, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    official = Names(("0000", "0003"), ("0001", "0004"))
+    monkeypatch.setattr(split, "named_split", lambda name: official)
+    found, reason = select_pairs(data, part, Names(("0002",), ("0005",)), official="kvasir-seg")
+    assert tuple(names(found)) == (official.train if part == "train" else official.val)
+    assert reason.endswith("of the official split kvasir-seg")
+    monkeypatch.setattr(split, "named_split", lambda name: Names(("0000",), ("other",)))
+    with pytest.raises(UserError, match=r"the official split kvasir-seg names images that are not in .*: 'other'"):
+        select_pairs(data, part, official="kvasir-seg")
