@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -190,9 +191,11 @@ def _with_start(recipe: Recipe) -> tuple[Recipe, dict[str, Any] | None]:
     if model.num_classes != recipe.form.outputs:
         say(
             f"{recipe.checkpoint} has num_classes={model.num_classes}, not {recipe.form.outputs}: "
-            "the last layer starts anew."
+            "the last layer starts at 0."
         )
-        state = {name: x for name, x in state.items() if not name.startswith("output.")}
+        # At 0: what a random layer makes of trained features is far off, and the first steps would spoil them.
+        for name in ("output.weight", "output.bias"):
+            state[name] = torch.zeros(recipe.form.outputs, *state[name].shape[1:])
     return replace(recipe, filters=model.filters), state
 
 

@@ -26,7 +26,7 @@ class SegmentationModule(LightningModule):
 
     Args:
         run: recipe, and what else the checkpoint keeps; the recipe names the filters.
-        state: parameters to start from; those that are missing, or all without it, are drawn.
+        state: parameters to start from; None draws them.
         compile_model: compile the network with ``torch.compile``.
     """
 
@@ -39,7 +39,7 @@ class SegmentationModule(LightningModule):
         form = run.recipe.form
         self.model = FastResUNetPP(form.channels, form.outputs, run.recipe.filters)
         if state is not None:
-            self.model.load_state_dict(self.model.state_dict() | state)
+            self.model.load_state_dict(state)
         if compile_model:
             self.model.compile()
         self.loss = choose_loss(run.recipe.loss, form.outputs)

@@ -209,9 +209,10 @@ def test_weights_of_another_task_start_all_but_the_last_layer(
 ) -> None:
     start = str(trained.best_checkpoint)
     result = train_small(shapes, tmp_path / "out", epochs=1, lr=1e-9, checkpoint=start, filters=None, classes=ENTRIES)
-    assert "has num_classes=1, not 3: the last layer starts anew" in capsys.readouterr().out
+    assert "has num_classes=1, not 3: the last layer starts at 0" in capsys.readouterr().out
     before, after = load(start).state_dict(), load(result.last_checkpoint).state_dict()
     assert after["output.weight"].shape[0] == 3
+    assert after["output.weight"].abs().max() < 1e-6
     for name, x in before.items():
         if name.endswith(".weight") and not name.startswith("output."):
             torch.testing.assert_close(after[name], x, rtol=0, atol=1e-6)
