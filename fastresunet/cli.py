@@ -584,7 +584,7 @@ def run_train(options: argparse.Namespace) -> None:
     # One of several processes speaks for all.
     say = rank_zero_only(print)
     say(f"Best {run.recipe.monitor} {trained.best_score:.4f}: {trained.best_checkpoint}")
-    say(f"Dice of the best constant prediction, everything or nothing: {trained.constant_dice:.4f}")
+    say(f"Dice of the best constant prediction: {trained.constant_dice:.4f}")
     say(f"Look at {options.out / 'curves.png'} and {options.out / 'validation.png'}")
     say(f"Next: fastresunet evaluate --checkpoint {trained.best_checkpoint} --data {options.data}")
 
