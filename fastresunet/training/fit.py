@@ -54,7 +54,7 @@ class TrainingResult:
         table: CSV file with one row an epoch.
         best_score: the best monitored score, by default the highest per-image mean Dice on the validation images, at
             the training size.
-        constant_dice: mean Dice on validation images of the best constant prediction, in which all pixels are of one class.
+        constant_dice: mean Dice on validation images of the best constant prediction, all pixels of one class.
     """
 
     best_checkpoint: Path
