@@ -283,10 +283,11 @@ def _add_mask_format(parser: argparse._ActionsContainer) -> None:
     meaning.add_argument(
         "--foreground",
         type=_at_least(0),
-        nargs="+",
+        nargs="*",
         metavar="VALUE",
         default=argparse.SUPPRESS,
-        help="grey levels of the foreground in masks, such as 1 for masks of 0 and 1 (default: all above 127)",
+        help="grey levels of the foreground in masks, such as 1 for masks of 0 and 1; without a value all above 127, "
+        "which is the default",
     )
     parser.add_argument(
         "--mask-suffix",
@@ -328,7 +329,7 @@ all. docs/training.md defines the metrics.""",
         choices=["train", "val", "all"],
         help="images to score (default: in the folder of the training its validation images, in another one all)",
     )
-    _add_lists(parser, "score, of the part that --split names, by default val,")
+    _add_lists(parser, "score, as --split says, by default to validate, among")
     masks = parser.add_argument_group("masks", "how those of --data are read; by default as in the training")
     _add_mask_format(masks)
     parser.add_argument("--size", type=_at_least(32), help=SIZE_HELP)
@@ -363,7 +364,7 @@ image: --tile looks at every part of it at its own resolution. It expects polyps
 wide as in the training images after their stretching; if they are wider, shrink the images first.
 
 writes to --out: masks/NAME.png (0 background, 255 polyp; of several classes a palette's indices, the pixel values of
-the training), on request overlays/NAME.png, probabilities/NAME.png (NAME.CLASS.png), and predictions.csv: size, area,
+the training), on request overlays/NAME.png, probabilities/NAME.png (NAME.0-CLASS.png), and predictions.csv: size, area,
 box and confidence of every image and class. Of videos (.avi, .mkv, .mov, .mp4; needs the extra
 "video") videos/NAME.mp4 with the masks drawn on it, and videos/NAME.csv with a row a frame. What cannot be read is
 named and left out; the exit status is then 1.""",
@@ -600,7 +601,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from fastresunet.training.trained_network import format_of
 
     form = format_of(options.checkpoint, vars(options))
-    folders = named_folders(options.data, form)
+    folders = named_folders(options.data, form, options.lists)
     several = len(folders) > 1
     evaluations: dict[str, ScoredImages] = {}
     for name, folder in folders.items():

@@ -86,18 +86,20 @@ class FastResUNetPP(ResUNetPP):
         """
         return build(cls, find_weights(name, revision), str(name), backend=backend)
 
-    def save_pretrained(self, folder: str | Path, size: int | None = None) -> None:
+    def save_pretrained(self, folder: str | Path, size: int | None = None, classes: Sequence[str] = ()) -> None:
         """Write ``model.safetensors`` and ``config.json``, which ``from_pretrained`` and ``fastresunet.load`` read.
 
         Args:
             folder: to write to; made if missing.
             size: height and width in pixels of the images it was trained on; None if unknown.
+            classes: of its masks, the background first, with their pixel values, such as ``"polyp 1"``, for
+                ``fastresunet evaluate`` and ``predict``; none numbers them.
 
         Raises:
             OSError: a file cannot be written.
             ValueError: a parameter is not finite.
         """
-        write_folder(Path(folder), type(self).__name__, self.arguments, self.state_dict(), size)
+        write_folder(Path(folder), type(self).__name__, self.arguments, self.state_dict(), size, tuple(classes))
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -65,7 +65,12 @@ def read_folder(folder: Path) -> Pretrained:
 
 
 def write_folder(
-    folder: Path, architecture: str, arguments: dict[str, Any], state: dict[str, Tensor], size: int | None
+    folder: Path,
+    architecture: str,
+    arguments: dict[str, Any],
+    state: dict[str, Tensor],
+    size: int | None,
+    classes: tuple[str, ...] = (),
 ) -> None:
     """Write weights in their own precision, and a description of their network that people can read.
 
@@ -75,13 +80,14 @@ def write_folder(
         arguments: of the network, what JSON can hold.
         state: its ``state_dict``.
         size: height and width in pixels of the images it was trained on; None if unknown.
+        classes: of its masks; none if unknown.
 
     Raises:
         OSError: a file cannot be written.
         ValueError: a number is not finite.
     """
     dtype = next((x.dtype for x in state.values() if x.is_floating_point()), torch.float32)
-    save_pretrained(folder / WEIGHTS_FILE, arguments, state, size, dtype)
+    save_pretrained(folder / WEIGHTS_FILE, arguments, state, size, dtype, classes)
     config = {"architecture": architecture, **arguments, "size": size}
     replace_file(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
 

@@ -61,7 +61,7 @@ def pack(data: Path, out: Path, size: int) -> dict[str, int]:
     return {split: len(arrays[f"{split} names"]) for split in SPLITS}
 
 
-def _jpeg(pair: Pair, size: int) -> tuple[bytes, NDArray[np.bool_]]:
+def _jpeg(pair: Pair, size: int) -> tuple[bytes, NDArray[np.uint8]]:
     image, mask = pair.read()
     content = io.BytesIO()
     pixels = resize_image(image, size).permute(1, 2, 0).numpy()

@@ -45,7 +45,7 @@ def export(
         format: ``"onnx"``; ``"torch-export"``, for ``torch.export.load``; ``"aoti"``, compiled for this machine's
             CPU, for ``torch._inductor.aoti_load_package``.
         size: image size of the training in pixels, for the metadata; None if unknown.
-        classes: names of the classes, for the metadata; none if unknown.
+        classes: with their pixel values in masks, such as ``"polyp 1"``, for the metadata; none if unknown.
 
     Returns:
         The file.
@@ -83,7 +83,7 @@ def describe(folded: FoldedResUNetPP, size: int | None = None, classes: tuple[st
     Args:
         folded: the network.
         size: image size of the training in pixels; None if unknown.
-        classes: names of the classes; none if unknown.
+        classes: with their pixel values in masks, such as ``"polyp 1"``; none if unknown.
     """
     from fastresunet import __version__
 

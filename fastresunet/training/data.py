@@ -104,7 +104,10 @@ def _list_masks(folder: Path, suffix: str) -> dict[str, Path]:
     files = list_images(folder)
     for name, path in files.items():
         if not name.endswith(suffix) or name == suffix:
-            raise UserError(f"the name of {path} does not end in {suffix!r}, which --mask-suffix says of all masks.")
+            raise UserError(
+                f"the name of {path} does not end in {suffix!r}, which --mask-suffix, or the training, says of all "
+                "masks; --mask-suffix '' is for masks that are called as their images."
+            )
     return {name.removesuffix(suffix): path for name, path in files.items()}
 
 

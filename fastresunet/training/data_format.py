@@ -46,10 +46,10 @@ class MaskClass:
         Raises:
             UserError: it is none.
         """
-        name, _, value = text.strip().rpartition(" ")
-        if name.strip() and re.fullmatch("#[0-9a-fA-F]{6}", value):
+        name, value = [*text.rsplit(maxsplit=1), "", ""][:2]
+        if re.fullmatch("#[0-9a-fA-F]{6}", value):
             return MaskClass(name.strip(), (int(value[1:3], 16), int(value[3:5], 16), int(value[5:], 16)))
-        if name.strip() and re.fullmatch("[0-9]{1,3}", value) and int(value) < MOST_CLASSES:
+        if re.fullmatch("[0-9]{1,3}", value) and int(value) < MOST_CLASSES:
             return MaskClass(name.strip(), int(value))
         raise UserError(f"a class must be {EXPECTED_CLASS}; got {text.strip()!r}")
 
@@ -91,6 +91,15 @@ class DataFormat:
         return any(not isinstance(each.value, int) for each in self.classes)
 
     @property
+    def expected(self) -> str:
+        """What pixels of masks hold that show something, as a sentence."""
+        if self.classes:
+            return f"Expected pixels of other classes than {self.classes[0]}."
+        if self.foreground:
+            return f"Expected pixels of the grey levels {', '.join(map(str, self.foreground))}."
+        return "Save masks as 8-bit grey, 0 for background and 255 for polyp."
+
+    @property
     def colours(self) -> tuple[Colour, ...]:
         """Colours to draw classes 1, 2, ... with: their own in masks, if those are coloured."""
         return tuple(_colour(number, each.value) for number, each in enumerate(self.classes[1:])) or PALETTE[:1]
@@ -113,7 +122,8 @@ def parse_classes(entries: Sequence[str]) -> tuple[MaskClass, ...]:
     if not 2 <= len(classes) <= MOST_CLASSES:
         raise UserError(f"classes must be 2 to {MOST_CLASSES}, the background among them; got {len(classes)}")
     names: list[object] = [each.name for each in classes]
-    values: list[object] = [each.value for each in classes]
+    # A grey level beside colours is the colour of three such levels.
+    values: list[object] = [(each.value,) * 3 if isinstance(each.value, int) else each.value for each in classes]
     for kind, found in (("name", names), ("pixel value", values)):
         twice = [str(classes[i]) for i, x in enumerate(found) if found.index(x) != i]
         if twice:

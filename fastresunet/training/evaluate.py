@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastresunet.training.console import say
-from fastresunet.training.data import Pair, find_pairs
+from fastresunet.training.data import Pair
 from fastresunet.training.data_format import KVASIR_SEG, DataFormat
 from fastresunet.training.errors import UserError
 from fastresunet.training.evaluation import ClassesEvaluation, Evaluation
@@ -87,6 +87,9 @@ def evaluate(
             evaluation = evaluate_classes(model, pairs, size, surface_distances=surface_distances, show=show)
         else:
             evaluation = evaluate_model(model, pairs, size, threshold, surface_distances=surface_distances, show=show)
+    if not evaluation.truth_occurs:
+        # Of healthy tissue this is right, and of masks that are read in a wrong way it is the only sign.
+        say(f"Nothing is marked in any of the {len(pairs)} masks. {form.expected}")
     if out is not None:
         write_evaluation(evaluation, out)
         header = ReportHeader(str(checkpoint), str(data), reason, size, threshold, augment)
@@ -94,15 +97,18 @@ def evaluate(
     return evaluation
 
 
-def named_folders(folders: Sequence[Path], form: DataFormat = KVASIR_SEG) -> dict[str, Path]:
+def named_folders(
+    folders: Sequence[Path], form: DataFormat = KVASIR_SEG, official: str | None = None
+) -> dict[str, Path]:
     """Return data folders by the name of their data set, which is that of the folder.
 
     Args:
         folders: data folders.
         form: of their files.
+        official: split whose images all must hold, see ``named_split``; None asks for none.
 
     Raises:
-        UserError: two folders have the same name, or one is no data folder, see ``find_pairs``.
+        UserError: two folders have the same name, or one is no data folder, see ``find_pairs``, or lacks an image.
     """
     named: dict[str, Path] = {}
     for folder in folders:
@@ -115,7 +121,7 @@ def named_folders(folders: Sequence[Path], form: DataFormat = KVASIR_SEG) -> dic
         named[name] = folder
     for folder in folders:
         # Found here, a wrong folder does not stop the work after the folders before it were scored.
-        find_pairs(folder, form)
+        select_pairs(folder, "all", form=form, official=official)
     return named
 
 
@@ -216,7 +222,7 @@ def _measure(
             torch.cat(counts)[:, index],
             join([each[index] for each in histograms]),
             torch.stack(distances)[:, index] if distances else None,
-            one_of_several=classes > 1,
+            one_of_several=bool(pairs[0].form.classes),
         )
         for index in range(classes)
     ]

@@ -56,6 +56,11 @@ class ScoredImages(ABC):
         """Mean Dice of the best constant prediction, in which all pixels are of one class."""
 
     @property
+    @abstractmethod
+    def truth_occurs(self) -> bool:
+        """Whether anything but background is true anywhere."""
+
+    @property
     def without_surface_distances(self) -> int:
         """Number of images whose surface distances are not defined, as a mask is empty."""
         distances = self.image_scores.get(SURFACE_DISTANCES[0])
@@ -106,6 +111,11 @@ class Evaluation(ScoredImages):
         return best_constant_dice(self.counts[:, None])
 
     @property
+    def truth_occurs(self) -> bool:
+        """Whether the foreground is true anywhere."""
+        return bool((self.foreground_share > 0).any())
+
+    @property
     def foreground_share(self) -> Tensor:
         """Share of the pixels of each image that is truly foreground, float64 tensor (images,)."""
         true_positives, _, _, false_negatives = self.counts.unbind(1)
@@ -149,6 +159,11 @@ class ClassesEvaluation(ScoredImages):
     def best_constant_dice(self) -> float:
         """Mean Dice of the best constant prediction, in which all pixels are of one class."""
         return best_constant_dice(self._counts)
+
+    @property
+    def truth_occurs(self) -> bool:
+        """Whether any class but the background is true anywhere."""
+        return any(each.truth_occurs for each in self._each)
 
     @property
     def _counts(self) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastresunet.training.evaluation import ClassesEvaluation, Evaluation, ScoredImages
 from fastresunet.training.files import write_csv
-from fastresunet.training.metrics import COUNTS, scores
+from fastresunet.training.metrics import COUNTS, occurs, scores
 from fastresunet.training.probability_histogram import (
     CALIBRATION_BINS,
     THRESHOLDS,
@@ -64,9 +64,8 @@ def write_evaluation(evaluation: ScoredImages, out: Path) -> None:
         write_csv(out / file, [*key, *header], itertools.chain.from_iterable(rows))
 
     write("summary.csv", SUMMARY_COLUMNS, {name: _summary(part) for name, part in summaries.items()})
-    histograms = {name: part.histogram for name, part in parts.items()}
-    write("thresholds.csv", ["threshold", "dice", "iou"], {name: _curve(x) for name, x in histograms.items()})
-    write("calibration.csv", CALIBRATION_COLUMNS, {name: _calibration(x) for name, x in histograms.items()})
+    write("thresholds.csv", ["threshold", "dice", "iou"], {name: _curve(part) for name, part in parts.items()})
+    write("calibration.csv", CALIBRATION_COLUMNS, {name: _calibration(part.histogram) for name, part in parts.items()})
 
 
 def write_joint_summary(evaluations: Mapping[str, ScoredImages], path: Path) -> None:
@@ -96,9 +95,12 @@ def _image_rows(evaluation: ScoredImages) -> list[list[object]]:
     ]
 
 
-def _curve(histogram: ProbabilityHistogram) -> list[list[object]]:
-    at_thresholds = scores(counts_at_thresholds(histogram))
-    means = [at_thresholds[metric].mean(0).tolist() for metric in ("dice", "iou")]
+def _curve(evaluation: Evaluation) -> list[list[object]]:
+    counts = counts_at_thresholds(evaluation.histogram)
+    # As for the scores: a class of several has none where it is neither true nor predicted.
+    undefined = ~occurs(counts) & evaluation.one_of_several
+    at_thresholds = {name: values.masked_fill(undefined, math.nan) for name, values in scores(counts).items()}
+    means = [at_thresholds[metric].nanmean(0).tolist() for metric in ("dice", "iou")]
     return [[f"{threshold:.2f}", *map(_number, values)] for threshold, *values in zip(THRESHOLDS, *means, strict=True)]
 
 

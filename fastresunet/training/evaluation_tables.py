@@ -44,13 +44,10 @@ def joint_table(evaluations: Mapping[str, ScoredImages], kind: str = "data set")
             evaluation.statistics[metric] for metric in ("dice", "iou", "recall", "precision")
         )
         low, high = dice.interval
-        table.add_row(
-            name,
-            f"{dice.images}",
-            f"{dice.mean:.3f}",
-            f"{low:.3f} - {high:.3f}",
-            *(f"{score.mean:.3f}" for score in (iou, recall, precision)),
-        )
+        means = [f"{score.mean:.3f}" for score in (dice, iou, recall, precision)]
+        # What occurs nowhere has no scores.
+        cells = [means[0], f"{low:.3f} - {high:.3f}", *means[1:]] if dice.images else [""] * 5
+        table.add_row(name, f"{dice.images}", *cells)
     return table
 
 

@@ -104,7 +104,7 @@ def train(
     recipe, machine = recipe or Recipe(), machine or Machine()
     recipe.check()
     device = resolve_device(machine.device, recipe.devices)
-    recipe, state = _with_start(replace(recipe, precision=resolve_precision(recipe.precision, device)))
+    recipe, state = _with_start(replace(recipe, precision=resolve_precision(recipe.precision, device)), resume)
     last = out / "last.ckpt"
     if resume:
         earlier = _resumable(last, recipe)
@@ -172,7 +172,7 @@ def takes_graphs(device: Literal["cpu", "cuda"], devices: int, compile_model: bo
     return device == "cuda" and devices == 1 and not compile_model
 
 
-def _with_start(recipe: Recipe) -> tuple[Recipe, dict[str, Any] | None]:
+def _with_start(recipe: Recipe, resume: bool) -> tuple[Recipe, dict[str, Any] | None]:
     """Return the recipe with its filters, and the parameters to start from."""
     if recipe.checkpoint is None:
         return replace(recipe, filters=recipe.filters or PUBLISHED_FILTERS), None
@@ -189,10 +189,11 @@ def _with_start(recipe: Recipe) -> tuple[Recipe, dict[str, Any] | None]:
         )
     state = model.state_dict()
     if model.num_classes != recipe.form.outputs:
-        say(
-            f"{recipe.checkpoint} has num_classes={model.num_classes}, not {recipe.form.outputs}: "
-            "the last layer starts at 0."
-        )
+        if not resume:
+            say(
+                f"{recipe.checkpoint} has num_classes={model.num_classes}, not {recipe.form.outputs}: "
+                "the last layer starts at 0."
+            )
         # At 0: what a random layer makes of trained features is far off, and the first steps would spoil them.
         for name in ("output.weight", "output.bias"):
             state[name] = torch.zeros(recipe.form.outputs, *state[name].shape[1:])

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fastresunet.training.console import say
 from fastresunet.training.data import Pair
-from fastresunet.training.data_format import DataFormat
 from fastresunet.training.errors import UserError
 from fastresunet.training.files import check_writable
 from fastresunet.training.progress import track
@@ -101,7 +100,7 @@ class ImageStore:
             raise UserError(f"none of the {len(self.pairs)} pairs can be used; the first is {self.pairs[0].image}.")
         if not (self._states == _WITH_FOREGROUND).any():
             raise UserError(
-                f"all {len(usable)} masks are empty (the first: {usable[0].mask}). {_expected(usable[0].form)}"
+                f"all {len(usable)} masks are empty (the first: {usable[0].mask}). {usable[0].form.expected}"
             )
 
     def usable(self, pairs: Iterable[Pair]) -> list[Pair]:
@@ -175,14 +174,6 @@ def _map_file(folder: Path, pairs: Sequence[Pair], size: int, length: int) -> ND
         return np.memmap(path, np.uint8, "r+")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}. Choose another --cache.") from error
-
-
-def _expected(form: DataFormat) -> str:
-    if form.classes:
-        return f"Expected pixels of other classes than {form.classes[0]}."
-    if form.foreground:
-        return f"Expected pixels of the grey levels {', '.join(map(str, form.foreground))}."
-    return "Save masks as 8-bit grey, 0 for background and 255 for polyp."
 
 
 def _memory() -> int:

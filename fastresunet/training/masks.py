@@ -35,8 +35,8 @@ def read_mask(path: Path, form: DataFormat = KVASIR_SEG) -> Tensor:
 
     Raises:
         UnreadableFileError: the file cannot be read, see ``read_image``.
-        UserError: its pixels do not say their class: a value is that of none, or, where only foreground and background
-            are told apart, it is coloured, partly transparent, or too dark everywhere without being empty.
+        UserError: its pixels do not say their class: a value is that of none, or some are transparent; or, where only
+            foreground and background are told apart, it is coloured, or too dark everywhere without being empty.
     """
     if form.classes:
         return torch.from_numpy(_read_classes(path, form))
@@ -114,12 +114,18 @@ def _read_classes(path: Path, form: DataFormat) -> NDArray[np.uint8]:
 
 def _read_levels(path: Path, in_colours: bool = False) -> NDArray[Any]:
     """Return pixels as they are stored: (H, W) for grey levels and indices, (H, W, 3) for colours."""
+    opacity = 255
     with opened(path) as image:
         if image.mode in ("1", "L", "I") or image.mode.startswith("I;16") or (image.mode == "P" and not in_colours):
             return np.asarray(image)
         if image.mode == "F":
             raise ValueError("its pixels are fractions, not numbers of classes")
+        if image.has_transparency_data:
+            opacity = np.asarray(image.convert("RGBA"))[..., 3].min()
         colours = np.asarray(image.convert("RGB"))
+    if opacity < 255:
+        # What transparent pixels hold is not what people see.
+        raise _unclear(path, "has transparent pixels")
     grey = not in_colours and np.ptp(colours, axis=2).max(initial=0) == 0
     return colours[..., 0] if grey else colours
 

@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
 from fastresunet.training.console import say
+from fastresunet.training.data_format import DataFormat
 from fastresunet.training.errors import UnreadableFileError, UserError
 from fastresunet.training.inference import diverged_checkpoint_named
 from fastresunet.training.masks import read_mask, written_form
@@ -79,7 +82,7 @@ def predict(
         with PredictionTable(out / "predictions.csv", predictor.form, keep=options.skip_existing) as table:
             for name, mask in existing.items():
                 if name not in table:
-                    table.add(name, read_mask(mask, written_form(predictor.form)), None)
+                    table.add(name, _read_written(mask, predictor.form), None)
             written.masks.extend(predict_images(predictor, images, out, options, table, leave_out))
         for name, path in videos.items():
             assert predict_video is not None
@@ -97,6 +100,15 @@ def _existing_apart(files: Mapping[str, Path], folder: Path, suffix: str) -> tup
     results = {name: folder / f"{name}{suffix}" for name in files}
     there = {name: result for name, result in results.items() if result.exists()}
     return there, {name: path for name, path in files.items() if name not in there}
+
+
+def _read_written(mask: Path, form: DataFormat) -> Tensor:
+    try:
+        return read_mask(mask, written_form(form))
+    except UserError as error:
+        raise UserError(
+            f"{mask} cannot be kept: this checkpoint does not write such masks. Remove it, or choose another --out."
+        ) from error
 
 
 def _video_prediction() -> Callable[[Predictor, Path, Path, float], Path]:

@@ -68,9 +68,9 @@ def predict_images(
 def _probability_files(name: str, form: DataFormat) -> list[str]:
     if not form.classes:
         return [f"{name}.png"]
-    # Names of classes may hold what names of files may not.
+    # Names of classes may hold what names of files may not, and then be alike.
     classes = (re.sub(r"[^\w-]+", "-", each.name) for each in form.classes)
-    return [f"{name}.{each}.png" for each in classes]
+    return [f"{name}.{number}-{each}.png" for number, each in enumerate(classes)]
 
 
 def _readable(

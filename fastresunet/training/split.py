@@ -163,13 +163,16 @@ def select_pairs(
         UserError: see ``split_pairs``, ``named_split`` and ``recorded_pairs``.
     """
     pairs = find_pairs(data, form)
-    if split == "all":
-        return Selection(pairs, "all images of the folder")
     if official is not None:
         train, val = recorded_pairs(data, named_split(official), f"the official split {official}", form)
-        return Selection(
-            train if split == "train" else val, f"{_PARTS[split or 'val']} of the official split {official}"
-        )
+        if split == "all":
+            return Selection([*train, *val], f"all images of the official split {official}")
+        part = train if split == "train" else val
+        seen = 0 if recorded is None or split == "train" else len({pair.name for pair in part} & {*recorded.train})
+        warning = f"; the network was trained on {seen} of them" if seen else ""
+        return Selection(part, f"{_PARTS[split or 'val']} of the official split {official}{warning}")
+    if split == "all":
+        return Selection(pairs, "all images of the folder")
     by_name = {pair.name: pair for pair in pairs}
     if recorded is not None and {*recorded.train, *recorded.val} <= by_name.keys():
         chosen = recorded.train if split == "train" else recorded.val

@@ -13,7 +13,7 @@ from fastresunet.cuda_graphs import GraphedInference
 from fastresunet.inference import fold
 from fastresunet.model import FastResUNetPP
 from fastresunet.training.checkpoints import load_model, read_checkpoint
-from fastresunet.training.data_format import DataFormat, numbered_classes, parse_classes
+from fastresunet.training.data_format import DataFormat, MaskClass, numbered_classes, parse_classes
 from fastresunet.training.errors import UserError
 from fastresunet.training.inference import DEFAULT_SIZE, Device, choose_device
 from fastresunet.training.run import recorded_run
@@ -71,7 +71,7 @@ def check_fits(form: DataFormat, trained: DataFormat, checkpoint: Path) -> None:
         checkpoint: named in errors.
 
     Raises:
-        UserError: they differ in colours, or in the number of classes.
+        UserError: they differ in colours, or in the number or order of classes.
     """
     if form.channels != trained.channels:
         raise UserError(
@@ -82,6 +82,12 @@ def check_fits(form: DataFormat, trained: DataFormat, checkpoint: Path) -> None:
         raise UserError(
             f"checkpoint {checkpoint} has num_classes={trained.outputs}, but masks are to be read with "
             f"{form.outputs}; expected the same, 1 for a foreground alone. See --classes."
+        )
+    given, known = ([each.name for each in classes] for classes in (form.classes, trained.classes))
+    if given != known and sorted(given) == sorted(known):
+        raise UserError(
+            f"checkpoint {checkpoint} has its classes in another order: {', '.join(known)}; got {', '.join(given)}. "
+            "Give --classes in the order of the training."
         )
 
 
@@ -114,5 +120,14 @@ def _load(checkpoint: Path, device: Device) -> tuple[FastResUNetPP, int, DataFor
     elif model.num_classes == 1:
         form = DataFormat(model.in_channels)
     else:
-        form = DataFormat(model.in_channels, parse_classes(classes or numbered_classes(model.num_classes)))
+        form = DataFormat(model.in_channels, _named(classes, model.num_classes))
     return model.to(choose_device(device)), size or DEFAULT_SIZE, form
+
+
+def _named(classes: tuple[str, ...], count: int) -> tuple[MaskClass, ...]:
+    """Return the classes that a file names, or numbered ones where it says something else under that name."""
+    try:
+        named = parse_classes(classes)
+    except UserError:
+        named = ()
+    return named if len(named) == count else parse_classes(numbered_classes(count))

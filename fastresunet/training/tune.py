@@ -78,7 +78,7 @@ def run_step(model: nn.Module, images: torch.Tensor, precision: Precision, train
 
     Args:
         model: network on the device of the images.
-        images: (N, 3, H, W).
+        images: (N, channels, H, W).
         precision: as that of ``train``.
         training: run the backward pass too.
     """

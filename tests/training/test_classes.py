@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,16 @@ def test_scores_are_those_of_the_likeliest_class(
     summary = {(row["class"], row["metric"]): row for row in rows(tmp_path / "summary.csv")}
     assert float(summary["mean of classes", "dice"]["image_mean"]) == pytest.approx(means.mean().item(), abs=1e-6)
     assert int(summary["disk", "dice"]["images"]) == int((~found[:, 1].isnan()).sum())
-    assert {row["class"] for row in rows(tmp_path / "thresholds.csv")} == {"square", "disk"}
+    curves = {(row["class"], row["threshold"]): float(row["dice"]) for row in rows(tmp_path / "thresholds.csv")}
+    assert {name for name, _ in curves} == {"square", "disk"}
+    for number, name in enumerate(evaluation.classes, start=1):
+        at_half = []
+        for pair in find_pairs(shapes, form):
+            image, mask = pair.read()
+            above = predict_probability(network, image, size)[number] > 0.5
+            total = int(above.sum() + (mask == number).sum())
+            at_half += [2 * int((above & (mask == number)).sum()) / total] if total else []
+        assert curves[name, "0.50"] == pytest.approx(sum(at_half) / len(at_half), abs=1e-6)
     assert sum(int(row["pixels"]) for row in rows(tmp_path / "calibration.csv")) == 2 * 16 * 48 * 48
 
 
@@ -145,8 +155,8 @@ def test_prediction_writes_what_training_reads(
         ("0001", "disk"),
     ]
     probabilities = {
-        name: np.asarray(Image.open(tmp_path / f"out/probabilities/0002.{name}.png")) / 65535
-        for name in ("background", "square", "disk")
+        name: np.asarray(Image.open(tmp_path / f"out/probabilities/0002.{number}-{name}.png")) / 65535
+        for number, name in enumerate(("background", "square", "disk"))
     }
     assert sum(probabilities.values()) == pytest.approx(1, abs=1e-4)
     mask = read_mask(tmp_path / "out/masks/0002.png", FORM).numpy()
@@ -261,6 +271,59 @@ def test_grey_images_with_masks_of_ones_and_a_suffix(shapes: Path, tmp_path: Pat
     (out / "predictions.csv").unlink()
     assert main([*command, "--skip-existing", str(shapes / "images")]) == 0
     assert [row["area"] for row in rows(out / "predictions.csv")] == [row["area"] for row in before]
+
+
+def test_classes_in_another_order_are_refused(
+    trained_on_shapes: TrainingResult, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "classes.txt").write_text("\n".join([ENTRIES[0], ENTRIES[2], ENTRIES[1]]))
+    command = ["evaluate", "--data", str(shapes), "--checkpoint", str(trained_on_shapes.best_checkpoint)]
+    assert main([*command, "--classes", str(tmp_path / "classes.txt")]) == 1
+    expected = "has its classes in another order: background, square, disk; got background, disk, square"
+    assert expected in capsys.readouterr().err
+
+
+def test_files_that_name_no_such_classes_have_numbered_ones(trained_on_shapes: TrainingResult, tmp_path: Path) -> None:
+    state = load(trained_on_shapes.best_checkpoint).state_dict()
+    for number, classes in enumerate((["background", "square", "disk"], ["background 0", "square 1"])):
+        file = tmp_path / f"{number}.pth"
+        torch.save({"state_dict": state, "hyper_parameters": {"classes": classes}}, file)
+        assert load_predictor(file, "cpu").form.foreground_names == ("class 1", "class 2")
+
+
+def test_masks_without_anything_are_mentioned(
+    shapes: Path, trained: TrainingResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(shapes, data)
+    for path in (data / "masks").iterdir():
+        Image.fromarray(np.full((48, 48), 255, np.uint8)).save(path)
+    options = ["--split", "all", "--foreground"]
+    command = ["evaluate", "--data", str(data), "--checkpoint", str(trained.best_checkpoint), *options]
+    assert main([*command, "1"]) == 0
+    message = "Nothing is marked in any of the 16 masks. Expected pixels of the grey levels 1."
+    assert message in capsys.readouterr().out
+    assert main(command) == 0  # all above 127
+    assert "Nothing is marked" not in capsys.readouterr().out
+
+
+def test_masks_of_another_checkpoint_are_not_kept(
+    trained: TrainingResult,
+    trained_on_shapes: TrainingResult,
+    shapes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["predict", str(shapes / "images/0002.png"), "--out", str(tmp_path), "--checkpoint"]
+    assert main([*command, str(trained.best_checkpoint), "--threshold", "0"]) == 0
+    (tmp_path / "predictions.csv").unlink()
+    assert main([*command, str(trained_on_shapes.best_checkpoint), "--skip-existing"]) == 1
+    assert "0002.png cannot be kept: this checkpoint does not write such masks" in capsys.readouterr().err
+
+
+def test_classes_go_with_a_folder(trained_on_shapes: TrainingResult, tmp_path: Path) -> None:
+    load(trained_on_shapes.best_checkpoint).save_pretrained(tmp_path / "shapes", size=32, classes=ENTRIES)
+    assert load_predictor(tmp_path / "shapes", "cpu")[1:] == (32, FORM)
 
 
 def test_resuming_and_folds_keep_the_format(shapes: Path, tmp_path: Path) -> None:

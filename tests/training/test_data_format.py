@@ -45,6 +45,10 @@ def palette_image(indices: object, palette: dict[int, tuple[int, int, int]]) -> 
     return image
 
 
+def transparent() -> Image.Image:
+    return Image.fromarray(np.dstack([colours(), np.full((2, 3), 254, np.uint8)]))
+
+
 MASKS = {
     "grey": (LEVELS, Image.fromarray(levels())),
     "grey-16-bit": (LEVELS, Image.fromarray(levels().astype(np.uint16))),
@@ -82,12 +86,14 @@ def test_grey_levels_and_colours_may_be_mixed(tmp_path: Path) -> None:
         (COLOURS, Image.fromarray(colours() ^ np.uint8(1)), r"pixels of #010101, #01fe81, #fe0101, which is no class"),
         (LEVELS, Image.fromarray(colours()), r"is coloured, but the classes are given by grey levels"),
         (DataFormat(foreground=(1,)), Image.fromarray(colours()), r"is coloured; foreground values are grey levels"),
+        (DataFormat(foreground=(1,)), transparent(), r"has transparent pixels"),
+        (COLOURS, transparent(), r"has transparent pixels"),
     ],
-    ids=["level", "colour", "coloured", "coloured-foreground"],
+    ids=["level", "colour", "coloured", "coloured-foreground", "transparent-foreground", "transparent-colours"],
 )
 def test_unknown_pixels_are_named(form: DataFormat, image: Image.Image, expected: str, tmp_path: Path) -> None:
     image.save(tmp_path / "mask.png")
-    with pytest.raises(UserError, match=rf"mask .*mask\.png (has )?{expected}"):
+    with pytest.raises(UserError, match=rf"mask .*mask\.png .*{expected}"):
         read_mask(tmp_path / "mask.png", form)
 
 
@@ -150,12 +156,14 @@ def test_mask_suffix(data: Path) -> None:
     assert [pair.name for pair in pairs] == [f"{number:04d}" for number in range(6)]
     assert all(pair.mask.name == f"{pair.name}_mask.png" for pair in pairs)
     (data / "masks/0003_mask.png").rename(data / "masks/0003.png")
-    with pytest.raises(UserError, match=r"the name of .*0003\.png does not end in '_mask', which --mask-suffix says"):
+    with pytest.raises(
+        UserError, match=r"the name of .*0003\.png does not end in '_mask', which --mask-suffix, or the training,"
+    ):
         find_pairs(data, DataFormat(mask_suffix="_mask"))
 
 
 def test_class_lists(tmp_path: Path) -> None:
-    (tmp_path / "classes.txt").write_text("\ufeff// of our clinic\nbackground 0\n\nlarge  polyp #FF0000\n", "utf-8")
+    (tmp_path / "classes.txt").write_text("\ufeff// of our clinic\nbackground\t0\n\nlarge  polyp #FF0000\n", "utf-8")
     entries = read_class_list(str(tmp_path / "classes.txt"))
     assert parse_classes(entries) == (MaskClass("background", 0), MaskClass("large  polyp", (255, 0, 0)))
     assert [str(each) for each in parse_classes(entries)] == ["background 0", "large  polyp #ff0000"]
@@ -171,9 +179,10 @@ def test_class_lists(tmp_path: Path) -> None:
         ("background 0\n1", r"got '1'"),
         ("background 0\nbackground 1", r"two classes have the same name; the second is 'background 1'"),
         ("background 0\npolyp 0", r"two classes have the same pixel value; the second is 'polyp 0'"),
+        ("dark 0\nblack #000000", r"two classes have the same pixel value; the second is 'black #000000'"),
         ("background 0", r"classes must be 2 to 256, the background among them; got 1"),
     ],
-    ids=["no-value", "level", "colour", "no-name", "name-twice", "value-twice", "one"],
+    ids=["no-value", "level", "colour", "no-name", "name-twice", "value-twice", "level-and-colour", "one"],
 )
 def test_wrong_class_lists_are_named(text: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text(text)

@@ -171,7 +171,7 @@ def test_resume_needs_a_training_checkpoint(shared_data: Path, tmp_path: Path) -
 
 
 def test_resume_needs_the_images_of_the_training(trained: TrainingResult, data: Path) -> None:
-    with pytest.raises(UserError, match=r"made with images that are not in .*: '0006', '0007', '0008' and 3 more"):
+    with pytest.raises(UserError, match=r"names images that are not in .*: '0006', '0007', '0008' and 3 more"):
         train_small(data, trained.table.parent, epochs=3, resume=True)
 
 

@@ -148,6 +148,13 @@ def test_an_official_split_decides(part: Split | None, data: Path, monkeypatch: 
     found, reason = select_pairs(data, part, Names(("0002",), ("0005",)), official="kvasir-seg")
     assert tuple(names(found)) == (official.train if part == "train" else official.val)
     assert reason.endswith("of the official split kvasir-seg")
+    whole = select_pairs(data, "all", official="kvasir-seg")
+    assert (names(whole.pairs), whole.reason) == (
+        ["0000", "0003", "0001", "0004"],
+        "all images of the official split kvasir-seg",
+    )
+    seen = select_pairs(data, "val", Names(("0001", "0002"), ("0005",)), official="kvasir-seg")
+    assert seen.reason.endswith("of the official split kvasir-seg; the network was trained on 1 of them")
     monkeypatch.setattr(split, "named_split", lambda name: Names(("0000",), ("other",)))
     with pytest.raises(UserError, match=r"the official split kvasir-seg names images that are not in .*: 'other'"):
         select_pairs(data, part, official="kvasir-seg")
