@@ -91,6 +91,14 @@ class DataFormat:
         return any(not isinstance(each.value, int) for each in self.classes)
 
     @property
+    def meaning(self) -> str:
+        """How masks are read, in a few words."""
+        if self.classes:
+            return f"masks of {', '.join(map(str, self.classes))}"
+        levels = f"of {', '.join(map(str, self.foreground))}" if self.foreground else "above 127 of 255"
+        return f"foreground of masks {levels}"
+
+    @property
     def expected(self) -> str:
         """What pixels of masks hold that show something, as a sentence."""
         if self.classes:
@@ -118,9 +126,9 @@ def parse_classes(entries: Sequence[str]) -> tuple[MaskClass, ...]:
         UserError: an entry is no class; a name or a value occurs twice; or there are fewer than two classes, or too
             many.
     """
+    if not 2 <= len(entries) <= MOST_CLASSES:
+        raise UserError(f"classes must be 2 to {MOST_CLASSES}, the background among them; got {len(entries)}")
     classes = tuple(map(MaskClass.parse, entries))
-    if not 2 <= len(classes) <= MOST_CLASSES:
-        raise UserError(f"classes must be 2 to {MOST_CLASSES}, the background among them; got {len(classes)}")
     names: list[object] = [each.name for each in classes]
     # A grey level beside colours is the colour of three such levels.
     values: list[object] = [(each.value,) * 3 if isinstance(each.value, int) else each.value for each in classes]
@@ -151,7 +159,7 @@ def read_class_list(option: str) -> tuple[str, ...]:
         UserError: the file cannot be read, or the classes cannot be used, see ``parse_classes``.
     """
     if option.isascii() and option.isdigit():
-        entries = numbered_classes(min(int(option), MOST_CLASSES + 1)) if int(option) else ()
+        entries = numbered_classes(int(option[:6])) if int(option) else ()
     else:
         try:
             text = Path(option).read_text(encoding="utf-8-sig")

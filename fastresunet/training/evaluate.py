@@ -17,6 +17,7 @@ from fastresunet.training.evaluation_files import write_evaluation
 from fastresunet.training.files import check_writable
 from fastresunet.training.gallery import Gallery
 from fastresunet.training.inference import (
+    DEFAULT_THRESHOLD,
     Device,
     decide,
     diverged_checkpoint_named,
@@ -41,7 +42,7 @@ def evaluate(
     official: str | None = None,
     size: int | None = None,
     augment: bool = False,
-    threshold: float = 0.5,
+    threshold: float = DEFAULT_THRESHOLD,
     surface_distances: bool = False,
     form: DataFormat | None = None,
     device: Device = "auto",
@@ -77,7 +78,9 @@ def evaluate(
     check_fits(form, trained.form, checkpoint)
     model = SymmetryEnsemble(trained.model) if augment else trained.model
     pairs, reason = select_pairs(data, split, names_in(checkpoint), form, official)
-    say(f"{len(pairs)} images of {data}: {reason}")
+    say(f"{len(pairs)} images of {data}: {reason}; {form.meaning}")
+    if form.classes and threshold != DEFAULT_THRESHOLD:
+        say("The threshold has no part in the masks of several classes.")
     size = size or trained.size
     gallery = Gallery(form)
     show = None if out is None else gallery.add
@@ -129,7 +132,7 @@ def evaluate_model(
     model: nn.Module,
     pairs: Sequence[Pair],
     size: int,
-    threshold: float = 0.5,
+    threshold: float = DEFAULT_THRESHOLD,
     *,
     surface_distances: bool = False,
     show: Callable[[Tensor, Tensor, Tensor], None] | None = None,
@@ -188,7 +191,7 @@ def _measure(
     model: nn.Module,
     pairs: Sequence[Pair],
     size: int,
-    threshold: float = 0.5,
+    threshold: float = DEFAULT_THRESHOLD,
     *,
     surface_distances: bool,
     show: Callable[[Tensor, Tensor, Tensor], None] | None,

@@ -116,7 +116,7 @@ def train(
     elif last.exists():
         raise UserError(f"{out} already holds a training. Add --resume to continue it, or choose another --out.")
     else:
-        source = "the split of this training"
+        source = "the split of --lists or --config"
     train_pairs, val_pairs = _pairs(data, recipe, names, source)
     check_writable(out)
     store = ImageStore(sorted([*train_pairs, *val_pairs], key=lambda pair: pair.name), recipe.size, cache, skip_damaged)

@@ -86,6 +86,16 @@ class ImageStore:
             more = [f"and {others} more of the {len(self.pairs)} pairs are like this."] if others > 0 else []
             raise UserError("\n".join(problems[:NAMED_PROBLEMS] + more))
         self.check_foreground()
+        self._mention_missing_classes()
+
+    def _mention_missing_classes(self) -> None:
+        classes = self.pairs[0].form.classes
+        if not classes or self._rows is None:
+            return
+        usable = self._rows[self._states != _DAMAGED, -self.size * self.size :]
+        missing = [str(each) for number, each in enumerate(classes) if not (usable == number).any()]
+        if missing:
+            say(f"No mask of {self.size}x{self.size} pixels shows: {', '.join(missing)}")
 
     def check_foreground(self) -> None:
         """Look whether the masks show anything, once all are read.

@@ -15,6 +15,7 @@ from fastresunet.training.errors import UserError
 from fastresunet.training.transforms import resize_image, to_network_input
 
 DEFAULT_SIZE = 256
+DEFAULT_THRESHOLD = 0.5
 Device = Literal["auto", "cpu", "cuda"]
 
 

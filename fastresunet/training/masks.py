@@ -20,6 +20,8 @@ FOREGROUND_ABOVE = 127
 # JPEG may round the three colours of a grey pixel apart by a few levels.
 COLOUR_TOLERANCE = 8
 NAMED_VALUES = 5
+# Their pixels are near to what was saved: enough for black and white, too little for numbers and colours.
+CHANGING_SUFFIXES = (".jpg", ".jpeg")
 
 
 def read_mask(path: Path, form: DataFormat = KVASIR_SEG) -> Tensor:
@@ -87,7 +89,10 @@ def _read_foreground(path: Path) -> NDArray[np.bool_]:
     if pixels.ndim == 3:
         colours = pixels[..., :3]
         if np.ptp(colours, axis=2).max() > COLOUR_TOLERANCE:
-            raise _unclear(path, "is coloured")
+            raise UserError(
+                f"mask {path} is coloured. Save it as 8-bit grey, 0 for background and 255 for polyp; or give "
+                "--classes a file with the colours of its classes."
+            )
         if (pixels[..., 3:] < 255).any():
             raise _unclear(path, "has transparent pixels")
         pixels = colours.mean(axis=2)
@@ -100,7 +105,10 @@ def _read_foreground(path: Path) -> NDArray[np.bool_]:
 def _read_classes(path: Path, form: DataFormat) -> NDArray[np.uint8]:
     levels = _read_levels(path, in_colours=form.in_colours)
     if levels.ndim == 3 and not form.in_colours:
-        raise UserError(f"mask {path} is coloured, but the classes are given by grey levels. Give them as #rrggbb.")
+        raise UserError(
+            f"mask {path} is coloured, but the classes are given by grey levels. Give "
+            "--classes a file with their colours, such as 'polyp #ff0000'."
+        )
     values = np.array([_packed(each.value) if form.in_colours else each.value for each in form.classes], np.int64)
     found = _packed_pixels(levels) if form.in_colours else levels.astype(np.int64)
     order = values.argsort()
@@ -114,6 +122,10 @@ def _read_classes(path: Path, form: DataFormat) -> NDArray[np.uint8]:
 
 def _read_levels(path: Path, in_colours: bool = False) -> NDArray[Any]:
     """Return pixels as they are stored: (H, W) for grey levels and indices, (H, W, 3) for colours."""
+    if path.suffix.lower() in CHANGING_SUFFIXES:
+        raise UserError(
+            f"mask {path} is a JPEG, which changes pixel values: save masks as PNG, from where they are made."
+        )
     opacity = 255
     with opened(path) as image:
         if image.mode in ("1", "L", "I") or image.mode.startswith("I;16") or (image.mode == "P" and not in_colours):
@@ -151,8 +163,8 @@ def _unknown_named(path: Path, values: NDArray[np.int64], form: DataFormat) -> s
     more = f" and {len(values) - NAMED_VALUES} more" if len(values) > NAMED_VALUES else ""
     known = ", ".join(map(str, form.classes[:NAMED_VALUES])) + (", ..." if len(form.classes) > NAMED_VALUES else "")
     return (
-        f"mask {path} has pixels of {', '.join(named)}{more}, which is no class; expected: {known}. Name all pixel "
-        "values in --classes, and save masks as PNG: JPEG changes them."
+        f"mask {path} has pixels of {', '.join(named)}{more}, which is no class; expected: {known}. Give --classes "
+        "another number, or a file with all pixel values."
     )
 
 

@@ -57,7 +57,9 @@ def draw_overlay(image: Tensor, mask: Tensor, colours: Sequence[Colour] = (PREDI
         dilated = F.max_pool2d(field, width, stride=1, padding=radius)[0, 0]
         eroded = -F.max_pool2d(-field, width, stride=1, padding=radius)[0, 0]
         tint = FILL_OPACITY * field[0, 0]
-        opacity = tint + (1 - tint) * (dilated - eroded)
+        # Where classes may touch, each keeps its outline to itself.
+        outside = dilated if len(colours) == 1 else field[0, 0]
+        opacity = tint + (1 - tint) * (outside - eroded)
         paint = torch.tensor(colours[number - 1], dtype=torch.float32)[:, None, None]
         picture = (picture * (1 - opacity) + paint * opacity).round().to(torch.uint8)
     return picture.contiguous()

@@ -165,12 +165,17 @@ def write_validation_sheet(path: Path, model: nn.Module, pairs: Sequence[Pair], 
     dice = evaluation.image_scores["dice"]
     order = dice.argsort(descending=True).tolist()
     middle = len(order) // 2
-    places = [("best", 0), ("best", 1), ("median", middle), ("worst", len(order) - 2), ("worst", len(order) - 1)]
+    last = len(order) - 1
+    # Of few images, the first kinds take them.
+    places = [("best", 0), ("worst", last), ("median", middle), ("best", 1), ("worst", last - 1)]
     chosen: dict[int, str] = {}
     for kind, place in places:
-        if 0 <= place < len(order):
-            chosen.setdefault(order[place], kind)
-    rows = [sheet_row(model, pairs[index], size, f"{kind}: Dice {dice[index]:.3f}") for index, kind in chosen.items()]
+        if 0 <= place <= last:
+            chosen.setdefault(place, kind)
+    rows = [
+        sheet_row(model, pairs[order[place]], size, f"{kind}: Dice {dice[order[place]]:.3f}")
+        for place, kind in sorted(chosen.items())
+    ]
     write_sheet(path, rows, f"Validation images, mean Dice {dice.mean().item():.3f}", form)
     return evaluation
 

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from fastresunet.training.inference import Device, predict_probabilities
+from fastresunet.training.console import say
+from fastresunet.training.inference import DEFAULT_THRESHOLD, Device, predict_probabilities
 from fastresunet.training.read_ahead import batches
 from fastresunet.training.sliding_window import predict_tiled
 from fastresunet.training.symmetries import SymmetryEnsemble
@@ -43,7 +44,7 @@ class PredictionOptions:
     overlap: float = 0.5
     augment: bool = False
     batch_size: int | None = None
-    threshold: float = 0.5
+    threshold: float = DEFAULT_THRESHOLD
     overlays: bool = False
     probabilities: bool = False
     skip_existing: bool = False
@@ -70,6 +71,8 @@ class Predictor:
     def __init__(self, checkpoint: Path, options: PredictionOptions) -> None:
         trained = load_predictor(checkpoint, options.device, options.cuda_graphs)
         self.model, self.form = trained.model, trained.form
+        if self.form.classes and options.threshold != DEFAULT_THRESHOLD:
+            say("The threshold has no part in the masks of several classes.")
         self.batch_size = options.batch_size or (8 if next(self.model.parameters()).is_cuda else 1)
         if options.augment:
             self.model = SymmetryEnsemble(self.model)

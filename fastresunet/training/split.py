@@ -177,8 +177,10 @@ def select_pairs(
     if recorded is not None and {*recorded.train, *recorded.val} <= by_name.keys():
         chosen = recorded.train if split == "train" else recorded.val
         new = len(pairs) - len(recorded.train) - len(recorded.val)
-        others = f"; {new} more came after the training: --split all scores everything" if new else ""
-        return Selection([by_name[name] for name in chosen], f"{_PARTS[split or 'val']} of its training{others}")
+        others = f"; {new} have other names: --split all scores everything" if new else ""
+        return Selection(
+            [by_name[name] for name in chosen], f"{_PARTS[split or 'val']} of its training, by their names{others}"
+        )
     if split is None:
         if recorded is not None:
             return Selection(pairs, "all images: the network was trained on other ones")

@@ -29,6 +29,7 @@ from fastresunet.training.loss_choices import choose_loss
 from fastresunet.training.losses import bce_dice_loss, cross_entropy_dice_loss
 from fastresunet.training.masks import read_mask
 from fastresunet.training.metrics import best_constant_dice, class_counts, mean_over_classes, scores
+from fastresunet.training.overlay import draw_overlay
 from fastresunet.training.recipe import Loss
 from fastresunet.training.trained_network import load_predictor
 from tests.training.conftest import train_small
@@ -319,6 +320,29 @@ def test_masks_of_another_checkpoint_are_not_kept(
     (tmp_path / "predictions.csv").unlink()
     assert main([*command, str(trained_on_shapes.best_checkpoint), "--skip-existing"]) == 1
     assert "0002.png cannot be kept: this checkpoint does not write such masks" in capsys.readouterr().err
+
+
+def test_classes_that_no_mask_shows_are_named(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_small(shapes, tmp_path / "out", epochs=1, classes=(*ENTRIES, "star 7"))
+    assert "No mask of 32x32 pixels shows: star 7\n" in capsys.readouterr().out
+
+
+def test_a_threshold_has_no_part(
+    trained_on_shapes: TrainingResult, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--checkpoint", str(trained_on_shapes.best_checkpoint), "--threshold", "0.3"]
+    for command in (["evaluate", "--data", str(shapes)], ["predict", str(shapes / "images"), "--out", str(tmp_path)]):
+        assert main([*command, *options]) == 0
+        assert "The threshold has no part in the masks of several classes." in capsys.readouterr().out
+
+
+def test_classes_that_touch_keep_their_outlines() -> None:
+    mask = torch.zeros(40, 40, dtype=torch.uint8)
+    mask[10:30, 10:20], mask[10:30, 20:30] = 1, 2
+    picture = draw_overlay(torch.zeros(3, 40, 40, dtype=torch.uint8), mask, FORM.colours)
+    for column, colour in ((10, 0), (19, 0), (20, 1), (29, 1)):
+        assert picture[:, 20, column].tolist() == [*FORM.colours[colour]]
+    assert picture[:, 20, 9].tolist() == picture[:, 20, 30].tolist() == [0, 0, 0]
 
 
 def test_classes_go_with_a_folder(trained_on_shapes: TrainingResult, tmp_path: Path) -> None:

@@ -130,6 +130,13 @@ def test_foreground_values(foreground: tuple[int, ...], expected: list[list[bool
     assert read_mask(tmp_path / "mask.png", DataFormat(foreground=foreground)).tolist() == expected
 
 
+@pytest.mark.parametrize("form", [LEVELS, DataFormat(foreground=(1,))], ids=["classes", "foreground"])
+def test_jpeg_masks_are_black_and_white_only(form: DataFormat, tmp_path: Path) -> None:
+    Image.fromarray(levels()).save(tmp_path / "mask.jpg")
+    with pytest.raises(UserError, match=r"mask\.jpg is a JPEG, which changes pixel values"):
+        read_mask(tmp_path / "mask.jpg", form)
+
+
 def test_a_mask_of_ones_names_the_option(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / "mask.png")
     with pytest.raises(UserError, match=r"none above 127.*--foreground VALUE \(1 for masks of 0 and 1\)"):
@@ -190,10 +197,12 @@ def test_wrong_class_lists_are_named(text: str, expected: str, tmp_path: Path) -
         read_class_list(str(tmp_path / "classes.txt"))
 
 
-@pytest.mark.parametrize("option", ["0", "1", "257", "no.txt"])
+@pytest.mark.parametrize("option", ["0", "1", "257", "300", "9999999999"])
 def test_wrong_numbers_of_classes(option: str) -> None:
-    with pytest.raises(UserError, match=r"must be"):
+    with pytest.raises(UserError, match=rf"{option}: classes must be 2 to 256"):
         read_class_list(option)
+    with pytest.raises(UserError, match=r"must be a number, or a text file .*; cannot read no\.txt"):
+        read_class_list("no.txt")
 
 
 def test_classes_have_colours_of_their_own() -> None:

@@ -58,6 +58,33 @@ def test_sheet_shows_best_median_and_worst(
     assert captions == [f"{kind}: Dice {value:.3f}" for kind, value in kinds]
 
 
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, ["best"]),
+        (2, ["best", "worst"]),
+        (3, ["best", "median", "worst"]),
+        (4, ["best", "best", "median", "worst"]),
+        (5, ["best", "best", "median", "worst", "worst"]),
+    ],
+)
+def test_sheet_of_few_images(
+    count: int,
+    expected: list[str],
+    trained: TrainingResult,
+    shared_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kinds: list[str] = []
+    monkeypatch.setattr(
+        pictures, "write_sheet", lambda path, rows, *rest: kinds.extend(x.caption.partition(":")[0] for x in rows)
+    )
+    model = load_predictor(trained.best_checkpoint, "cpu").model
+    write_validation_sheet(tmp_path / "sheet.png", model, find_pairs(shared_data)[:count], SMALL.size)
+    assert kinds == expected
+
+
 def test_result_has_the_score_of_the_best_constant(trained: TrainingResult, shared_data: Path) -> None:
     model = load_predictor(trained.best_checkpoint, "cpu").model
     validated = [pair for pair in find_pairs(shared_data) if pair.name in ("0004", "0010")]

@@ -95,9 +95,9 @@ RECORDED = Names(("0000", "0001", "0002"), ("0003", "0004"))
 @pytest.mark.parametrize(
     ("split", "recorded", "listed", "chosen", "reason"),
     [
-        (None, RECORDED, False, "34", "the validation images of its training; 1 more came after the training"),
-        ("val", RECORDED, True, "34", "the validation images of its training"),
-        ("train", RECORDED, False, "012", "the training images of its training"),
+        (None, RECORDED, False, "34", "the validation images of its training, by their names; 1 have other names"),
+        ("val", RECORDED, True, "34", "the validation images of its training, by their names"),
+        ("train", RECORDED, False, "012", "the training images of its training, by their names"),
         ("all", RECORDED, False, "012345", "all images of the folder"),
         (None, Names(("a",), ("b",)), False, "012345", "all images: the network was trained on other ones"),
         (None, Names(("a",), ("b",)), True, "012345", "all images: the network was trained on other ones"),
